@@ -1,0 +1,1 @@
+"""The maintainers' scripts: `python -m conversion --help`."""

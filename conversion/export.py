@@ -1,0 +1,60 @@
+"""From a converted folder back to a state dict that the original's `clip.load` reads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hf_clip import HFCLIPConfig
+from hf_clip.openai.checkpoints import CheckpointError, write_state_dict
+from hf_clip.openai.key_mapping import to_original
+
+from .files import check_output
+
+
+def export(directory: Path, output: Path, force: bool = False, report: Callable[[str], None] = print) -> None:
+    """Write the folder's weights, in the dtypes they are stored in, to the file `output`.
+
+    `directory` is a converted folder or a stock CLIP one. Raises CheckpointError, and OSError for the files.
+    """
+    check_output(output, force)
+    config, tensors = read_repository(directory)
+    try:
+        state_dict = to_original(tensors, config)
+    except CheckpointError as error:
+        raise type(error)(f"{directory}: {error}") from error
+    sizes = {
+        "input_resolution": config.vision_config.image_size,
+        "context_length": config.text_config.max_position_embeddings,
+        "vocab_size": config.text_config.vocab_size,
+    }
+    report(f"writing {output}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_state_dict(state_dict | {key: torch.tensor(value) for key, value in sizes.items()}, output)
+
+
+def read_repository(directory: Path) -> tuple[HFCLIPConfig, dict[str, Tensor]]:
+    """Configuration and stored tensors of a folder, one safetensors file or several."""
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory} is no converted folder: it has no config.json")
+    config = HFCLIPConfig.from_pretrained(directory)
+    tensors = {}
+    for file in weight_files(directory):
+        try:
+            tensors |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} cannot be read as safetensors ({error})") from error
+    # old stock checkpoints carry position ids as buffers
+    return config, {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
+
+
+def weight_files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = json.loads(index.read_text())["weight_map"].values()
+        return [directory / Path(name).name for name in sorted(set(names))]
+    return [directory / "model.safetensors"]

@@ -1,0 +1,129 @@
+"""What both vision families and the text tower share."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_hf_clip import HFCLIPConfig
+
+
+def unexpected_keys(*parts: str) -> list[str]:
+    """Patterns of keys that may stand in a checkpoint without a warning: `parts` of a joint model."""
+    # old stock checkpoints carry position ids as buffers
+    return [r"position_ids$", *(rf"^{part}(\.|$)" for part in parts)]
+
+
+class HFCLIPPreTrainedModel(PreTrainedModel):
+    config_class = HFCLIPConfig
+    base_model_prefix = "hf_clip"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keys_to_ignore_on_load_unexpected = unexpected_keys()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the matrix products: that of the first convolution or linear layer, as in the original's
+        `CLIP.dtype`. Norms and embeddings may be kept in float32 beside it."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.is_floating_point():
+                return module.weight.dtype
+        return super().dtype
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # transformers passes over the containers of code that is not its own, lest it overwrites loaded tensors: here
+        # all goes through its guarded functions, which spare them
+        super()._initialize_weights(module, False)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """As the original's `initialize_parameters`: PyTorch's defaults, then what a module says of itself."""
+        if hasattr(module, "initialize_parameters"):
+            module.initialize_parameters()
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+
+class HFCLIPProjection(nn.Linear):
+    """The projection into the embedding space, `x @ proj` in the original, without bias."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
+
+    def initialize_parameters(self) -> None:
+        init.normal_(self.weight, std=self.in_features**-0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # the original's matrix lies (in, out) in memory: BLAS gives other bits for the transposed layout
+        return x @ self.weight.t().contiguous()
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention that gives its weights; `attention_mask` is added to the scores."""
+    weights = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def multi_head_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attend with the configured backend.
+
+    `query` (B, L, C), `key` and `value` (B, S, C) give (B, L, C) and, from the eager backend, weights (B, H, L, S).
+    """
+    config = module.config
+    head_dim = config.hidden_size // config.num_attention_heads
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
+    output, weights = attend(
+        module,
+        *(x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (query, key, value)),  # (B, L, C) -> (B, H, L, D)
+        attention_mask,
+        scaling=head_dim**-0.5,
+        dropout=dropout if module.training else 0.0,
+        **kwargs,
+    )
+    return output.flatten(2), weights  # (B, L, H, D) -> (B, L, C)
+
+
+def interpolate_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Bicubic resampling of a square grid of position embeddings behind one class position.
+
+    (1 + N * N, C) gives (1 + H * W, C) for `grid` (H, W).
+    """
+    side = round((positions.shape[0] - 1) ** 0.5)
+    patches = positions[1:].unflatten(0, (side, side)).permute(2, 0, 1)[None]  # (N * N, C) -> (1, C, N, N)
+    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False).to(positions.dtype)
+    return torch.cat([positions[:1], patches[0].flatten(1).T])
+
+
+def check_image_size(height: int, width: int, config) -> None:
+    if (height, width) != (config.image_size, config.image_size):
+        raise ValueError(
+            f"The images are {height}x{width}, the model reads {config.image_size}x{config.image_size}: resize them "
+            "with the processor, or pass interpolate_pos_encoding=True."
+        )

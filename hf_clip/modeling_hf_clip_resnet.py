@@ -1,0 +1,201 @@
+"""The modified ResNet (paper section 2.4, original `clip/model.py`)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_hf_clip import HFCLIPResNetConfig
+from .modeling_hf_clip_base import (
+    HFCLIPPreTrainedModel,
+    check_image_size,
+    interpolate_positions,
+    multi_head_attention,
+    unexpected_keys,
+)
+
+EXPANSION = 4
+
+
+def average_pool(stride: int) -> nn.Module:
+    return nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+
+
+class HFCLIPResNetStem(nn.Module):
+    """Three convolutions and an average pool."""
+
+    def __init__(self, config: HFCLIPResNetConfig):
+        super().__init__()
+        width, eps = config.width, config.batch_norm_eps
+        self.conv1 = nn.Conv2d(config.num_channels, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2, eps)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2, eps)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width, eps)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bn1(self.conv1(pixel_values.to(self.conv1.weight.dtype))), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        x = F.relu(self.bn3(self.conv3(x)), inplace=True)
+        return self.pool(x)
+
+
+class HFCLIPResNetShortcut(nn.Module):
+    """The identity of a block that changes shape."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, eps: float):
+        super().__init__()
+        self.pool = average_pool(stride)
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels, eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.conv(self.pool(x)))
+
+
+class HFCLIPResNetBottleneck(GradientCheckpointingLayer):
+    """All convolutions have stride 1: an average pool before the last one does the striding, against aliasing."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, eps: float):
+        super().__init__()
+        out_channels = channels * EXPANSION
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels, eps)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels, eps)
+        self.pool = average_pool(stride)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels, eps)
+        self.shortcut = (
+            HFCLIPResNetShortcut(in_channels, out_channels, stride, eps)
+            if stride > 1 or in_channels != out_channels
+            else nn.Identity()
+        )
+
+    def initialize_parameters(self) -> None:
+        """A fresh block is the identity."""
+        init.zeros_(self.bn3.weight)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bn1(self.conv1(hidden_states)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        x = self.bn3(self.conv3(self.pool(x)))
+        return F.relu(x + self.shortcut(hidden_states), inplace=True)
+
+
+class HFCLIPAttentionPooling(nn.Module):
+    """The mean of all positions attends to them and itself; its output projection leads to the embedding space."""
+
+    def __init__(self, config: HFCLIPResNetConfig):
+        super().__init__()
+        self.config = config
+        self.is_causal = False
+        width = config.hidden_size
+        self.position_embedding = nn.Embedding(config.grid_size**2 + 1, width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, config.projection_dim)
+
+    def initialize_parameters(self) -> None:
+        for module in (self.position_embedding, self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            init.normal_(module.weight, std=self.config.hidden_size**-0.5)
+
+    def forward(self, feature_map: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, C, H, W) gives embeddings (B, projection_dim) and, if eager, weights (B, heads, 1, 1 + HW)."""
+        grid = (feature_map.shape[2], feature_map.shape[3])
+        positions = self.position_embedding(
+            torch.arange(self.position_embedding.num_embeddings, device=feature_map.device)
+        )
+        if grid != (self.config.grid_size, self.config.grid_size):
+            positions = interpolate_positions(positions, grid)
+        # positions before images, as in the original: the order of rows can change the bits of a product
+        x = feature_map.flatten(2).permute(2, 0, 1)  # (B, C, H, W) -> (HW, B, C)
+        x = torch.cat([x.mean(0, keepdim=True), x]) + positions[:, None].to(x.dtype)
+        query, key, value = self.q_proj(x[:1]), self.k_proj(x), self.v_proj(x)
+        query, key, value = (y.transpose(0, 1) for y in (query, key, value))  # (1 + HW, B, C) -> (B, 1 + HW, C)
+        pooled, weights = multi_head_attention(self, query, key, value, **kwargs)
+        return self.out_proj(pooled[:, 0]), weights
+
+
+class HFCLIPResNetModel(HFCLIPPreTrainedModel):
+    """The modified ResNet with its attention pooling.
+
+    Its output has `last_hidden_state`, the dense feature map (B, 32 * width, H / 32, W / 32), and `pooler_output`, the
+    image embedding (B, projection_dim). `hidden_states` are the outputs of the four stages; `attentions`, from eager
+    attention, the weights of the pooling. Gradient checkpointing runs each BatchNorm twice in a training step, so its
+    running statistics move twice.
+    """
+
+    config_class = HFCLIPResNetConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["HFCLIPResNetStem", "HFCLIPResNetBottleneck", "HFCLIPAttentionPooling"]
+    _keep_in_fp32_modules_strict = [
+        "position_embedding",
+        # each by name, or the integer num_batches_tracked would be caught
+        *(f"{bn}.{x}" for bn in ("bn1", "bn2", "bn3", "bn") for x in ("weight", "bias", "running_mean", "running_var")),
+    ]
+    _keys_to_ignore_on_load_unexpected = unexpected_keys("text_model", "text_projection", "logit_scale")
+
+    def __init__(self, config: HFCLIPResNetConfig):
+        if config.model_type != HFCLIPResNetConfig.model_type:
+            raise ValueError(f"HFCLIPResNetModel takes a ResNet, not {config.model_type!r}: use HFCLIPVisionModel.")
+        super().__init__(config)
+        self.stem = HFCLIPResNetStem(config)
+        channels = [config.width * 2**stage for stage in range(4)]
+        inputs = [config.width, *(c * EXPANSION for c in channels)]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                HFCLIPResNetBottleneck(inputs[stage], channels[stage], 1 if stage == 0 else 2, config.batch_norm_eps),
+                *(
+                    HFCLIPResNetBottleneck(inputs[stage + 1], channels[stage], 1, config.batch_norm_eps)
+                    for _ in range(depth - 1)
+                ),
+            )
+            for stage, depth in enumerate(config.depths)
+        )
+        self.attention_pool = HFCLIPAttentionPooling(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.stem.conv1
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """`pixel_values` (B, 3, H, W), normalised by the processor."""
+        if not interpolate_pos_encoding:
+            check_image_size(*pixel_values.shape[-2:], self.config)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+
+        feature_map = self.stem(pixel_values)
+        stages = []
+        for stage in self.stages:
+            feature_map = stage(feature_map)
+            stages.append(feature_map)
+        pooled, weights = self.attention_pool(feature_map, output_attentions=output_attentions, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=feature_map,
+            pooler_output=pooled,
+            hidden_states=tuple(stages) if output_hidden_states else None,
+            attentions=tuple(w for w in [weights] if w is not None) if output_attentions else None,
+        )
+
+
+__all__ = ["HFCLIPResNetModel"]

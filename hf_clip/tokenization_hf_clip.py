@@ -1,0 +1,797 @@
+"""CLIP's byte-level BPE tokenizer: `HFCLIPTokenizer` gives the ids of the original's `SimpleTokenizer` for any text."""
+
+import html
+import json
+import unicodedata
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import ftfy
+import numpy as np
+import regex
+import torch
+from ftfy.badness import is_bad
+from tokenizers import (
+    AddedToken,
+    Encoding,
+    PreTokenizedString,
+    Regex,
+    Token,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+from tokenizers.models import BPE
+from transformers import BatchEncoding, TokenizersBackend
+from transformers.tokenization_utils_base import LARGE_INTEGER, TruncationStrategy
+from transformers.utils import PaddingStrategy, TensorType, logging
+
+logger = logging.get_logger(__name__)
+
+BOS_TOKEN = "<|startoftext|>"
+EOS_TOKEN = "<|endoftext|>"
+PAD_TOKEN = "!"  # id 0, which the original fills its rows with
+END_OF_WORD = "</w>"
+MODEL_MAX_LENGTH = 77
+
+SPECIAL = r"<\|startoftext\|>|<\|endoftext\|>"
+CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
+RUNS = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+WORDS = regex.compile(f"{CONTRACTIONS}|{RUNS}", regex.IGNORECASE)
+WORDS_AND_SPECIAL = regex.compile(f"{SPECIAL}|{CONTRACTIONS}|{RUNS}", regex.IGNORECASE)
+WHITESPACE = regex.compile(r"\s+")
+
+ID_BYTES = array("q").itemsize
+# As read in these versions' source: of printable text in one segment and without "&", `fix_text` changes text that
+# `is_bad` finds, single characters and the normal form, and nothing else.
+FTFY_IS_KNOWN = ftfy.__version__.startswith(("6.2.", "6.3."))
+FTFY_SEGMENT = 1_000_000
+
+ENCODING_ATTRIBUTES = {
+    "input_ids": "ids",
+    "token_type_ids": "type_ids",
+    "attention_mask": "attention_mask",
+    "special_tokens_mask": "special_tokens_mask",
+    "offset_mapping": "offsets",
+}
+WARNED_OF_LENGTH = "sequence-length-is-longer-than-the-specified-maximum"  # where the base class notes it
+BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+class TextTooLongError(ValueError):
+    """A text has more tokens than there are columns, and `truncation=False` forbids to cut it."""
+
+
+class OffsetsUnavailableError(ValueError):
+    """Cleaning changed a text (mojibake, HTML, Unicode normal form): its tokens have no place in what was given."""
+
+
+def byte_alphabet() -> dict[int, str]:
+    """One visible character per byte, in vocabulary order (`bytes_to_unicode` of the original)."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(0x100) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(0x100 + i) for i, byte in enumerate(hidden)}
+
+
+CHARACTER_OF_BYTE = byte_alphabet()
+BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
+
+
+def clean(text: str) -> str:
+    """Repair and lower-case `text` as the original does: ftfy, HTML entities twice, single spaces."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return WHITESPACE.sub(" ", text).strip().lower()
+
+
+@lru_cache(maxsize=2**16)
+def _ftfy_keeps(character: str) -> bool:
+    return ftfy.fix_text(character) == character
+
+
+def is_clean(text: str) -> bool:
+    """Whether ftfy and HTML certainly leave `text` alone. Takes a fraction of their time; False may be wrong."""
+    if "&" in text or not text.isprintable():
+        return False
+    if text.isascii():
+        return True
+    return (
+        FTFY_IS_KNOWN
+        and len(text) < FTFY_SEGMENT
+        and unicodedata.is_normalized("NFC", text)
+        and not is_bad(text)
+        and all(map(_ftfy_keeps, set(text)))
+    )
+
+
+def clean_chunks(text: str) -> list[str]:
+    """Split the cleaned text at its spaces. No word crosses a space, so chunks can be encoded one by one."""
+    return text.lower().split() if is_clean(text) else clean(text).split(" ")
+
+
+def byte_symbols(word: str) -> str:
+    """The UTF-8 bytes of `word`, one visible character each."""
+    return word.encode("utf-8").decode("latin-1").translate(CHARACTER_OF_BYTE)
+
+
+def pack(ids: Sequence[int]) -> bytes:
+    """Token ids as native int64 bytes: a batch is joined and padded as bytes, without a Python int per token."""
+    return array("q", ids).tobytes()
+
+
+def unpack(ids: bytes) -> list[int]:
+    return memoryview(ids).cast("q").tolist()
+
+
+class ChunkIds(dict[str, bytes]):
+    """Packed token ids of space-free cleaned text, computed at first use.
+
+    Holds at most `MAX_BYTES` (keys, values and slots, estimated from above), then starts over; a chunk of more than
+    `MAX_CHARACTERS` is not kept.
+    """
+
+    MAX_BYTES = 32 * 2**20
+    MAX_CHARACTERS = 256
+    ENTRY_BYTES = 256  # headers of key and value, and their slot in a table that has room to grow
+
+    def __init__(self, model: BPE, words: regex.Pattern, special_ids: dict[str, int]):
+        super().__init__()
+        self.model, self.words, self.special_ids = model, words, special_ids
+        self.bytes_held = 0
+
+    def __missing__(self, chunk: str) -> bytes:
+        words = self.words.findall(chunk)
+        if len(words) == 1:
+            ids = self._word_ids(words[0])
+        else:
+            ids = b"".join(map(self.__getitem__, words))
+        if len(chunk) <= self.MAX_CHARACTERS:
+            self.bytes_held += self.ENTRY_BYTES + 4 * len(chunk) + len(ids)
+            if self.bytes_held > self.MAX_BYTES:
+                self.clear()
+                self.bytes_held = 0
+            self[chunk] = ids
+        return ids
+
+    def _word_ids(self, word: str) -> bytes:
+        if word in self.special_ids:
+            return pack([self.special_ids[word]])
+        return pack([token.id for token in self.model.tokenize(byte_symbols(word))])
+
+
+class AddedTokens:
+    """A user's added tokens: finds the leftmost, then the longest, as `tokenizers` does."""
+
+    def __init__(self, tokens: dict[int, AddedToken]):
+        longest_first = sorted(tokens.items(), key=lambda item: -len(item[1].content))
+        self.ids = [token_id for token_id, _ in longest_first]
+        self.pattern = regex.compile("|".join(f"({self._pattern(token)})" for _, token in longest_first))
+
+    @staticmethod
+    def _pattern(token: AddedToken) -> str:
+        content = regex.escape(clean(token.content) if token.normalized else token.content)
+        if token.single_word:
+            content = rf"(?<!\w){content}(?!\w)"
+        return (r"\s*" if token.lstrip else "") + content + (r"\s*" if token.rstrip else "")
+
+    def cut(self, text: str) -> Iterator[tuple[str, int | None]]:
+        """Yield the stretches of `text` in order, each with the id of the added token that it is, or None."""
+        end = 0
+        if self.ids:
+            for match in self.pattern.finditer(text):
+                yield text[end : match.start()], None
+                yield match.group(), self.ids[match.lastindex - 1]
+                end = match.end()
+        yield text[end:], None
+
+
+class Pieces(NamedTuple):
+    """What a text is encoded from: the words and whole tokens at `view[start:end]`, with the id of a whole token."""
+
+    view: str
+    spans: list[tuple[int, int, int | None]]
+    aligned: bool  # `view` is the text itself in lower case, character for character
+
+
+class TooLong(Enum):
+    """What becomes of a text that has more tokens than fit."""
+
+    CUT = "truncation=True"
+    CUT_AND_WARN = "truncation not given, tensors asked for"
+    KEEP_AND_WARN = "no truncation"
+    REFUSE = "truncation=False, but tensors of a fixed width asked for"
+
+
+class Request(NamedTuple):
+    """What a call asks for, its defaults filled in. `limit`: the most tokens that fit; `columns`: what to return."""
+
+    columns: set[str]
+    tensor_type: TensorType | None
+    add_special_tokens: bool
+    split_special_tokens: bool
+    overflowing: bool
+    too_long: TooLong
+    limit: int
+    truncation: TruncationStrategy
+    truncation_side: str
+    stride: int
+    max_length: int | None
+    padding: PaddingStrategy
+    padding_side: str
+    pad_to_multiple_of: int | None
+    verbose: bool
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The length that rows are cut to, None for no cut."""
+        return None if self.truncation == TruncationStrategy.DO_NOT_TRUNCATE else self.max_length
+
+    def width(self, longest: int) -> int:
+        """The length that rows are padded to, given the longest; 0 for no padding."""
+        if self.padding == PaddingStrategy.DO_NOT_PAD:
+            return 0
+        width = longest if self.padding == PaddingStrategy.LONGEST else self.max_length
+        multiple = self.pad_to_multiple_of or 1
+        return -(-width // multiple) * multiple
+
+
+class LazyEncodings(Sequence[Encoding]):
+    """The `Encoding` of each text of a batch (tokens, words, offsets), made when looked at."""
+
+    def __init__(self, texts: Sequence[str], encode: Callable[[str], Encoding]):
+        self.texts, self.encode = texts, encode
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int | slice) -> Encoding | list[Encoding]:
+        if isinstance(index, slice):
+            return [self.encode(text) for text in self.texts[index]]
+        return self.encode(self.texts[index])
+
+    def __reduce__(self) -> tuple:
+        return list, (list(self),)
+
+
+def _one_token() -> Encoding:
+    text = PreTokenizedString("a")
+    text.tokenize(lambda word: [Token(0, word, (0, 1))])
+    return text.to_encoding()
+
+
+ONE_TOKEN = _one_token()
+
+
+class HFCLIPTokenizer(TokenizersBackend):
+    """CLIP's tokenizer: the ids of the original's `clip.tokenize` for every `str`, by every way in, from any CLIP repo.
+
+    Texts are cleaned in Python (ftfy, HTML entities, spaces, lower case) and split by the original's own pattern; only
+    the merges run in `tokenizers`. `backend_tokenizer`, which is what tokenizer.json holds for other programs, is the
+    nearest pipeline that `tokenizers` can express by itself: it lacks ftfy and HTML.
+
+    Where it differs from the stock `CLIPTokenizer`:
+
+    - `model_input_names` is `["input_ids"]`: attention is causal and pooled at the first EOT, so no mask is needed. Ask
+      for one with `return_attention_mask=True`. Padding is id 0, as in the original.
+    - `return_tensors` always gives a rectangle: without `padding`, rows are padded to the longest.
+    - A text of over `model_max_length` tokens can't go through the model. `truncation=True` cuts it and keeps EOT last.
+      Where `truncation` is not given, `return_tensors` cuts it with a warning (pipelines can't pass `truncation`) and
+      plain lists keep all ids. `truncation=False` never cuts: rows are then too long for the model, and if
+      `padding="max_length"` and `return_tensors` ask for a fixed width, `TextTooLongError` is raised.
+    - `decode` equals the original's, special tokens and last space included; `skip_special_tokens=True` drops special
+      tokens, padding and outer spaces.
+    - `return_offsets_mapping` raises `OffsetsUnavailableError` for a text that cleaning changes beyond case and spaces;
+      in `encodings`, all offsets of such a text are (0, 0).
+    - Special tokens written in a text count where the original's pattern finds them, so not in "!<|endoftext|>";
+      `split_special_tokens=True` makes them ordinary text.
+
+    Lone surrogates become U+FFFD (by ftfy), as in the original. Encoded words are cached, in at most 32 MiB.
+
+    Args:
+        vocab: token -> id, or the path of a vocab.json. `hf_clip.openai.vocabulary.load_vocabulary` gives CLIP's.
+        merges: pairs of tokens in order of priority, or the path of a merges.txt.
+    """
+
+    vocab_files_names = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
+    model_input_names = ["input_ids"]
+    model = BPE
+
+    def __init__(
+        self,
+        vocab: str | dict[str, int] | None = None,
+        merges: str | list[tuple[str, str]] | None = None,
+        unk_token: str | AddedToken = EOS_TOKEN,
+        bos_token: str | AddedToken = BOS_TOKEN,
+        eos_token: str | AddedToken = EOS_TOKEN,
+        pad_token: str | AddedToken | None = PAD_TOKEN,
+        model_max_length: int = MODEL_MAX_LENGTH,
+        **kwargs,
+    ):
+        if vocab is not None:
+            self._tokenizer = _backend(vocab, merges, str(unk_token))
+        elif not kwargs.keys() & {"tokenizer_object", "tokenizer_file"}:
+            raise ValueError(
+                "HFCLIPTokenizer needs `vocab` and `merges`: load_vocabulary() of hf_clip.openai.vocabulary gives "
+                "CLIP's, and from_pretrained loads a saved tokenizer"
+            )
+        # settings of the file loaded from, which may be another tokenizer's
+        for name in (
+            "post_processor",
+            "tokenizer_padding",
+            "tokenizer_truncation",
+            "_json_padding",
+            "_json_truncation",
+        ):
+            kwargs.pop(name, None)
+        super().__init__(
+            unk_token=unk_token, bos_token=bos_token, eos_token=eos_token, model_max_length=model_max_length, **kwargs
+        )
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.post_processor = processors.RobertaProcessing(
+            (str(eos_token), self.eos_token_id),
+            (str(bos_token), self.bos_token_id),
+            trim_offsets=False,
+            add_prefix_space=False,
+        )
+        # super() would make "!" an added token, and cut it out of "hello!!"
+        if pad_token is not None and self._tokenizer.token_to_id(str(pad_token)) is None:
+            self.add_special_tokens({"pad_token": pad_token})
+        self.pad_token = pad_token
+        self._build_caches()
+
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files: dict[str, str | None], *args, **kwargs) -> "HFCLIPTokenizer":
+        config_file = resolved_vocab_files.get("tokenizer_config_file")
+        saved = json.loads(Path(config_file).read_text(encoding="utf-8")) if config_file else {}
+        own_names = {base.__name__ for base in cls.__mro__ if issubclass(base, HFCLIPTokenizer)}
+        if saved.get("tokenizer_class") not in own_names:
+            # a stock repo pads with EOT, may ask for a mask and may know no limit; what the caller says still counts
+            kwargs = {"pad_token": PAD_TOKEN, "model_input_names": cls.model_input_names, **kwargs}
+            if saved.get("model_max_length", LARGE_INTEGER) >= LARGE_INTEGER:
+                kwargs.setdefault("model_max_length", MODEL_MAX_LENGTH)
+        return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The named special tokens, as they are saved: without "!", which stock classes would cut out of texts."""
+        tokens = super().special_tokens_map
+        if tokens.get("pad_token") == PAD_TOKEN and PAD_TOKEN not in self.added_tokens_encoder:
+            del tokens["pad_token"]
+        return tokens
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write vocab.json and merges.txt, an older form that holds no added tokens."""
+        return tuple(self._tokenizer.model.save(str(save_directory), filename_prefix))
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_chunk_ids", "_added_tokens")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._build_caches()
+
+    def _build_caches(self) -> None:
+        special_ids = {token: self._tokenizer.token_to_id(token) for token in (BOS_TOKEN, EOS_TOKEN)}
+        special_ids = {token: token_id for token, token_id in special_ids.items() if token_id is not None}
+        self._chunk_ids = {  # by split_special_tokens
+            False: ChunkIds(self._tokenizer.model, WORDS_AND_SPECIAL, special_ids),
+            True: ChunkIds(self._tokenizer.model, WORDS, {}),
+        }
+        self._added_tokens = {}
+
+    def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
+        added = super()._add_tokens(new_tokens, special_tokens=special_tokens)
+        self._added_tokens = {}
+        return added
+
+    def _find_added_tokens(self, split_special_tokens: bool) -> tuple[AddedTokens, AddedTokens]:
+        """The added tokens to look for in a text as it is given, and in the cleaned text."""
+        if split_special_tokens not in self._added_tokens:
+            base_size = self._tokenizer.get_vocab_size(with_added_tokens=False)
+            tokens = {
+                token_id: token
+                for token_id, token in self.added_tokens_decoder.items()
+                if token.content not in (BOS_TOKEN, EOS_TOKEN)  # the pattern finds those
+                and not (token.content == self.pad_token and token_id < base_size)
+                and not (token.special and split_special_tokens)
+            }
+            self._added_tokens[split_special_tokens] = (
+                AddedTokens({token_id: token for token_id, token in tokens.items() if not token.normalized}),
+                AddedTokens({token_id: token for token_id, token in tokens.items() if token.normalized}),
+            )
+        return self._added_tokens[split_special_tokens]
+
+    def _pieces(self, text: str, split_special_tokens: bool) -> Pieces:
+        """Cut `text` into words and whole tokens, in the text itself where cleaning leaves its words in place."""
+        in_text, in_cleaned = self._find_added_tokens(split_special_tokens)
+        chunk_ids = self._chunk_ids[split_special_tokens]
+
+        def spans(view: str) -> Iterator[tuple[int, int, int | None]]:
+            start = 0
+            for stretch, token_id in in_cleaned.cut(view):
+                if token_id is not None:
+                    yield start, start + len(stretch), token_id
+                else:
+                    for word in chunk_ids.words.finditer(stretch):
+                        yield start + word.start(), start + word.end(), chunk_ids.special_ids.get(word.group())
+                start += len(stretch)
+
+        view, found, aligned = "", [], True
+        for stretch, token_id in in_text.cut(text):
+            if token_id is not None:
+                stretch_spans = [(0, len(stretch), token_id)]
+            else:
+                lowered, cleaned = stretch.lower(), clean(stretch)
+                stretch_spans, cleaned_spans = list(spans(lowered)), list(spans(cleaned))
+                words = [(lowered[start:end], token_id) for start, end, token_id in stretch_spans]
+                cleaned_words = [(cleaned[start:end], token_id) for start, end, token_id in cleaned_spans]
+                if len(lowered) == len(stretch) and words == cleaned_words:
+                    stretch = lowered
+                else:
+                    stretch, stretch_spans, aligned = cleaned, cleaned_spans, False
+            found += [(len(view) + start, len(view) + end, token_id) for start, end, token_id in stretch_spans]
+            view += stretch
+        return Pieces(view, found, aligned)
+
+    def _pack_texts(self, texts: Sequence[str], split_special_tokens: bool) -> list[bytes]:
+        """The packed ids of each text, without special tokens around them."""
+        ids_of = self._chunk_ids[split_special_tokens].__getitem__
+        if not any(tokens.ids for tokens in self._find_added_tokens(split_special_tokens)):
+            return [b"".join(map(ids_of, clean_chunks(text))) for text in texts]
+        rows = []
+        for text in texts:
+            view, spans, _ = self._pieces(text, split_special_tokens)
+            rows.append(
+                b"".join(ids_of(view[s:e]) if token_id is None else pack([token_id]) for s, e, token_id in spans)
+            )
+        return rows
+
+    def _special_ids_around(self, add_special_tokens: bool) -> tuple[bytes, bytes]:
+        encoding = self._tokenizer.post_process(ONE_TOKEN, None, add_special_tokens)
+        place = encoding.special_tokens_mask.index(0)
+        return pack(encoding.ids[:place]), pack(encoding.ids[place + 1 :])
+
+    def _encoding(self, text: str | Sequence[str], split_special_tokens: bool, type_id: int) -> Encoding:
+        """One sequence with nothing around it, from a text or from words, each of which is cleaned by itself."""
+        if not isinstance(text, str):
+            words = [self._encode_string(word, split_special_tokens, type_id, i) for i, word in enumerate(text)]
+            return Encoding.merge(words, growing_offsets=False)
+        return self._encode_string(text, split_special_tokens, type_id)
+
+    def _encode_string(
+        self, text: str, split_special_tokens: bool, type_id: int, word_index: int | None = None
+    ) -> Encoding:
+        view, spans, aligned = self._pieces(text, split_special_tokens)
+        token_ids = iter([token_id for _, _, token_id in spans])
+        characters = iter(view)
+
+        def tokenize(word: str) -> list[Token]:
+            token_id = next(token_ids)
+            if token_id is not None:
+                tokens = [Token(token_id, self._tokenizer.id_to_token(token_id), (0, len(word.encode("utf-8"))))]
+            else:
+                tokens = self._tokenizer.model.tokenize(word if aligned else byte_symbols(word))
+            return tokens if aligned else [Token(token.id, token.value, (0, 0)) for token in tokens]
+
+        string = PreTokenizedString(text if aligned else "")
+        if aligned:
+            string.normalize(lambda normalized: normalized.map(lambda _: next(characters)))
+        else:
+            string.normalize(lambda normalized: normalized.append(view))
+        string.split(lambda _, normalized: [normalized[start:end] for start, end, _ in spans])
+        if aligned:
+            BYTE_LEVEL.pre_tokenize(string)
+        string.tokenize(tokenize)
+        return string.to_encoding(type_id, word_index)
+
+    def _get_padding_truncation_strategies(self, padding=False, truncation=None, max_length=None, **kwargs):
+        padding, strategy, max_length, kwargs = super()._get_padding_truncation_strategies(
+            padding=padding, truncation=truncation, max_length=max_length, **kwargs
+        )
+        if truncation is None and strategy == TruncationStrategy.DO_NOT_TRUNCATE:
+            strategy = None  # not given, which `_encode_plus` must tell from False
+        return padding, strategy, max_length, kwargs
+
+    def _encode_plus(
+        self,
+        text: str | Sequence,
+        text_pair: str | Sequence | None = None,
+        add_special_tokens: bool = True,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        truncation_strategy: TruncationStrategy | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | TensorType | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        split_special_tokens: bool | None = None,
+        **kwargs,
+    ) -> BatchEncoding:
+        """What `__call__`, `encode` and `tokenize` come to, with their arguments."""
+        samples, batched = _samples(text, text_pair, is_split_into_words)
+        paired = any(pair is not None for _, pair in samples)
+        tensor_type = None if return_tensors is None else TensorType(return_tensors)
+        if tensor_type and padding_strategy == PaddingStrategy.DO_NOT_PAD and self.pad_token is not None:
+            padding_strategy = PaddingStrategy.LONGEST
+        fixed_width = padding_strategy == PaddingStrategy.MAX_LENGTH
+        limit = max_length if fixed_width else self.model_max_length
+        if truncation_strategy not in (None, TruncationStrategy.DO_NOT_TRUNCATE):
+            too_long = TooLong.CUT
+        elif truncation_strategy is None and tensor_type and limit < LARGE_INTEGER:
+            too_long = TooLong.CUT_AND_WARN
+            truncation_strategy, max_length = TruncationStrategy.LONGEST_FIRST, limit
+        else:
+            too_long = TooLong.REFUSE if tensor_type and fixed_width else TooLong.KEEP_AND_WARN
+            truncation_strategy = TruncationStrategy.DO_NOT_TRUNCATE
+        columns = {
+            "input_ids": True,
+            "token_type_ids": return_token_type_ids,
+            "attention_mask": return_attention_mask,
+            "special_tokens_mask": return_special_tokens_mask,
+            "offset_mapping": return_offsets_mapping,
+            "length": return_length,
+        }
+        request = Request(
+            columns={name for name, on in columns.items() if (name in self.model_input_names if on is None else on)},
+            tensor_type=tensor_type,
+            add_special_tokens=add_special_tokens,
+            split_special_tokens=self.split_special_tokens if split_special_tokens is None else split_special_tokens,
+            overflowing=return_overflowing_tokens,
+            too_long=too_long,
+            limit=limit,
+            truncation=truncation_strategy,
+            truncation_side=self.truncation_side,
+            stride=stride,
+            max_length=max_length,
+            padding=padding_strategy,
+            padding_side=self.padding_side if padding_side is None else padding_side,
+            pad_to_multiple_of=pad_to_multiple_of,
+            verbose=verbose,
+        )
+        special = self.num_special_tokens_to_add(pair=paired) if add_special_tokens else 0
+        if request.most_tokens is not None and request.most_tokens < special:
+            raise ValueError(f"max_length={request.most_tokens} has no room for {special} special tokens")
+
+        if paired or is_split_into_words or request.overflowing or request.columns - {"input_ids", "attention_mask"}:
+            batch = self._encode_samples(samples, request)
+        else:
+            batch = self._encode_texts([text for text, _ in samples], request)
+        if not batched and tensor_type is None and not request.overflowing:
+            data = {name: rows[0] if isinstance(rows[0], list) else rows for name, rows in batch.items()}
+            batch = BatchEncoding(data, batch.encodings, n_sequences=batch.n_sequences)
+        return batch
+
+    def _encode_texts(self, texts: list[str], request: Request) -> BatchEncoding:
+        """Single texts to ids and masks, without an `Encoding` per text unless one is looked at."""
+        rows = self._pack_texts(texts, request.split_special_tokens)
+        start, end = self._special_ids_around(request.add_special_tokens)
+        around = len(start) + len(end)
+        lengths = (np.fromiter(map(len, rows), np.int64, len(rows)) + around) // ID_BYTES
+        self._check_lengths(texts, lengths, request)
+        if request.most_tokens is not None and lengths.max(initial=0) > request.most_tokens:
+            room = request.most_tokens * ID_BYTES - around
+            if request.truncation_side == "right":
+                rows = [row[:room] for row in rows]
+            else:
+                rows = [row[max(0, len(row) - room) :] for row in rows]
+            lengths = np.minimum(lengths, request.most_tokens)
+
+        width = request.width(int(lengths.max(initial=around // ID_BYTES)))
+        padding = pack([self.pad_token_id] * width)
+        pad_right = request.padding_side == "right"
+        if pad_right:
+            rows = [b"".join((start, row, end, padding[len(row) + around :])) for row in rows]
+        else:
+            rows = [b"".join((padding[len(row) + around :], start, row, end)) for row in rows]
+
+        data = {}
+        if width and request.tensor_type in (TensorType.PYTORCH, TensorType.NUMPY):
+            as_tensor = torch.from_numpy if request.tensor_type == TensorType.PYTORCH else np.asarray
+            data["input_ids"] = as_tensor(np.frombuffer(bytearray().join(rows), np.int64).reshape(len(rows), width))
+            if "attention_mask" in request.columns:
+                places = np.arange(width) if pad_right else np.arange(width)[::-1]
+                data["attention_mask"] = as_tensor((places < lengths[:, None]).astype(np.int64))
+        else:
+            data["input_ids"] = [unpack(row) for row in rows]
+            if "attention_mask" in request.columns:
+                masks = ([1] * n + [0] * (width - n) for n in lengths.tolist())
+                data["attention_mask"] = [mask if pad_right else mask[::-1] for mask in masks]
+
+        def encode(text: str) -> Encoding:
+            encodings, _ = self._cut_encodings([(text, None)], request)
+            return self._pad_encodings(encodings, width, request.padding_side)[0]
+
+        return BatchEncoding(data, LazyEncodings(texts, encode), request.tensor_type, n_sequences=1)
+
+    def _encode_samples(self, samples: list[tuple], request: Request) -> BatchEncoding:
+        """Texts, pairs or words to whatever an `Encoding` has."""
+        if "offset_mapping" in request.columns:
+            self._check_offsets(samples, request.split_special_tokens)
+        encodings, lengths = self._cut_encodings(samples, request)
+        self._check_lengths([text for text, _ in samples], np.array(lengths), request)
+        width = request.width(max(map(len, encodings), default=0))
+        encodings = self._pad_encodings(encodings, width, request.padding_side)
+        parts = [(encoding, *encoding.overflowing) if request.overflowing else (encoding,) for encoding in encodings]
+        encodings = [encoding for sample in parts for encoding in sample]
+        data = {
+            name: [getattr(encoding, attribute) for encoding in encodings]
+            for name, attribute in ENCODING_ATTRIBUTES.items()
+            if name in request.columns
+        }
+        if "length" in request.columns:
+            data["length"] = [len(encoding) for encoding in encodings]
+        if request.overflowing:
+            data["overflow_to_sample_mapping"] = [number for number, sample in enumerate(parts) for _ in sample]
+        return BatchEncoding(data, encodings, request.tensor_type)
+
+    def _cut_encodings(self, samples: list[tuple], request: Request) -> tuple[list[Encoding], list[int]]:
+        """Samples (text, pair or None) cut and with special tokens, not padded; and their lengths before the cut."""
+        if request.most_tokens is not None:
+            self._tokenizer.enable_truncation(
+                request.most_tokens,
+                stride=request.stride,
+                strategy=request.truncation.value,
+                direction=request.truncation_side,
+            )
+        encodings, lengths = [], []
+        try:
+            for text, pair in samples:
+                first = self._encoding(text, request.split_special_tokens, 0)
+                second = None if pair is None else self._encoding(pair, request.split_special_tokens, 1)
+                encodings.append(self._tokenizer.post_process(first, second, request.add_special_tokens))
+                special = self.num_special_tokens_to_add(pair=pair is not None) if request.add_special_tokens else 0
+                lengths.append(len(first) + len(second or ()) + special)
+        finally:
+            self._tokenizer.no_truncation()
+        return encodings, lengths
+
+    def _pad_encodings(self, encodings: list[Encoding], width: int, side: str) -> list[Encoding]:
+        if width:
+            for encoding in encodings:
+                encoding.pad(
+                    width,
+                    direction=side,
+                    pad_id=self.pad_token_id,
+                    pad_type_id=self.pad_token_type_id,
+                    pad_token=self.pad_token,
+                )
+        return encodings
+
+    def _check_lengths(self, texts: list, lengths: np.ndarray, request: Request) -> None:
+        too_long = np.flatnonzero(lengths > request.limit)
+        if request.too_long == TooLong.CUT or not len(too_long):
+            return
+        first = int(too_long[0])
+        message = f"text {first} of {len(texts)} ({_shorten(texts[first])}) has {lengths[first]} tokens"
+        if len(too_long) > 1:
+            message += f" (and {len(too_long) - 1} more are too long)"
+        if request.too_long == TooLong.REFUSE:
+            raise TextTooLongError(f"{message}, over max_length={request.limit}: pass truncation=True to cut it")
+        if not request.verbose:
+            return
+        if request.too_long == TooLong.CUT_AND_WARN:
+            logger.warning(f"{message} and was cut to {request.limit}: pass truncation=True if that is meant")
+        elif not self.deprecation_warnings.get(WARNED_OF_LENGTH):
+            self.deprecation_warnings[WARNED_OF_LENGTH] = True
+            logger.warning(f"{message}, over the {request.limit} that the model takes: pass truncation=True to cut it")
+
+    def _check_offsets(self, samples: list[tuple], split_special_tokens: bool) -> None:
+        for sample in samples:
+            for text in sample:
+                for string in [text] if isinstance(text, str) else text or ():
+                    if not self._pieces(string, split_special_tokens).aligned:
+                        raise OffsetsUnavailableError(
+                            f"cleaning changes {_shorten(string)} to {_shorten(clean(string))}, so its tokens have no "
+                            "offsets in the text given: clean it first, or leave return_offsets_mapping out"
+                        )
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Join tokens to text as the original's `decode`; a space follows an added token, which has no `</w>`."""
+        added = self.added_tokens_encoder.keys() - {BOS_TOKEN, EOS_TOKEN}
+        text = ""
+        for is_added, run in groupby(tokens, key=added.__contains__):
+            if is_added:
+                text += "".join(token + " " for token in run)
+            else:
+                symbols = bytes(BYTE_OF_CHARACTER[character] for token in run for character in token)
+                text += symbols.decode("utf-8", errors="replace").replace(END_OF_WORD, " ")
+        return text
+
+    def _decode(
+        self,
+        token_ids: int | list[int] | dict,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces=None,
+        **kwargs,
+    ) -> str:
+        if isinstance(token_ids, dict | BatchEncoding):
+            token_ids = token_ids["input_ids"]
+        token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+        for token_id in token_ids:
+            if not 0 <= token_id < len(self):
+                raise ValueError(f"token id {token_id} is not in the vocabulary of {len(self)} tokens")
+        if skip_special_tokens:
+            token_ids = self._without_special_tokens(token_ids)
+        text = self.convert_tokens_to_string(self.convert_ids_to_tokens(token_ids))
+        return text.strip() if skip_special_tokens else text
+
+    def _without_special_tokens(self, token_ids: list[int]) -> list[int]:
+        """Padding goes from the ends only: inside a text, id 0 is a "!" that another symbol follows."""
+        start, end = 0, len(token_ids)
+        while end > 0 and token_ids[end - 1] == self.pad_token_id:
+            end -= 1
+        while start < end and token_ids[start] == self.pad_token_id:
+            start += 1
+        special = set(self.all_special_ids) - ({self.pad_token_id} - set(self.added_tokens_decoder))
+        return [token_id for token_id in token_ids[start:end] if token_id not in special]
+
+
+def _backend(vocab: str | dict[str, int], merges: str | list[tuple[str, str]] | None, unk_token: str) -> Tokenizer:
+    """The nearest to CLIP's pipeline that `tokenizers` can run by itself, and save."""
+    if isinstance(vocab, str):
+        vocab, merges = BPE.read_file(vocab, merges)
+    model = BPE(vocab, merges or [], unk_token=unk_token, continuing_subword_prefix="", end_of_word_suffix=END_OF_WORD)
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
+    )
+    words = Regex(f"{SPECIAL}|(?i:{CONTRACTIONS})|{RUNS}")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, behavior="removed", invert=True), BYTE_LEVEL]
+    )
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(END_OF_WORD, " ")])
+    return backend
+
+
+def _shorten(text: str | Sequence[str], most: int = 80) -> str:
+    text = repr(text)
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def _samples(
+    text: str | Sequence, text_pair: str | Sequence | None, is_split_into_words: bool
+) -> tuple[list[tuple], bool]:
+    """The (text, pair or None) that `__call__` was given, and whether they were a batch."""
+
+    def is_sequence(value) -> bool:
+        return isinstance(value, list | tuple)
+
+    def is_text(value) -> bool:
+        if is_split_into_words:
+            return is_sequence(value) and all(isinstance(word, str) for word in value)
+        return isinstance(value, str)
+
+    batched = is_sequence(text) and (not is_split_into_words or (len(text) > 0 and is_sequence(text[0])))
+    if not batched:
+        samples = [(text, text_pair or None)]
+    elif text_pair is None:
+        samples = [tuple(item) if is_sequence(item) and not is_text(item) else (item, None) for item in text]
+    elif is_sequence(text_pair) and len(text) == len(text_pair):
+        samples = list(zip(text, text_pair, strict=True))
+    else:
+        count = f"{len(text_pair)} of them" if is_sequence(text_pair) else f"a {type(text_pair).__name__}"
+        raise ValueError(f"text_pair must have one text for each of the {len(text)} in text, got {count}")
+    for index, sample in enumerate(samples):
+        if not (len(sample) == 2 and is_text(sample[0]) and (sample[1] is None or is_text(sample[1]))):
+            what = "a list of str, as is_split_into_words=True says" if is_split_into_words else "a str"
+            got = _shorten(sample if sample[1:] != (None,) else sample[0])
+            raise ValueError(f"a text must be {what} (a batch: a list of those); text {index} is {got}")
+    return samples, batched
+
+
+__all__ = ["HFCLIPTokenizer", "OffsetsUnavailableError", "TextTooLongError"]
