@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from hf_clip.openai.checkpoints import CHECKPOINTS, CheckpointError, DownloadError
+from hf_clip.openai.checkpoints import CHECKPOINTS
+from hf_clip.openai.errors import CheckpointError, DownloadError
 
 from .convert import DType, Layout, convert
 from .export import export

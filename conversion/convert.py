@@ -29,7 +29,8 @@ from hf_clip import (
     HFCLIPResNetConfig,
     HFCLIPTokenizer,
 )
-from hf_clip.openai.checkpoints import CHECKPOINTS, CheckpointError, read_checkpoint, resolve_checkpoint
+from hf_clip.openai.checkpoints import CHECKPOINTS, read_checkpoint, resolve_checkpoint
+from hf_clip.openai.errors import CheckpointError
 from hf_clip.openai.infer_config import infer_config
 from hf_clip.openai.key_mapping import to_hf
 from hf_clip.openai.vocabulary import load_vocabulary

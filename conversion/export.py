@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hf_clip import HFCLIPConfig
-from hf_clip.openai.checkpoints import CheckpointError, write_state_dict
+from hf_clip.openai.checkpoints import write_state_dict
+from hf_clip.openai.errors import CheckpointError
 from hf_clip.openai.key_mapping import to_original
 
 from .files import check_output

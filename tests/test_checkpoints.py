@@ -22,13 +22,12 @@ from hf_clip.openai import checkpoints
 from hf_clip.openai.checkpoints import (
     CHECKPOINTS,
     Checkpoint,
-    CheckpointError,
-    DownloadError,
     download,
     read_checkpoint,
     resolve_checkpoint,
     write_state_dict,
 )
+from hf_clip.openai.errors import CheckpointError, DownloadError
 
 BODY = bytes(range(256)) * 12_000
 WEB_PAGE = b"\n<!DOCTYPE html><title>Please log in</title>"

@@ -10,7 +10,8 @@ from transformers import CLIPModel
 from conversion.convert import Layout, convert
 from conversion.export import export
 from hf_clip import HFCLIPModel
-from hf_clip.openai.checkpoints import CheckpointError, read_checkpoint
+from hf_clip.openai.checkpoints import read_checkpoint
+from hf_clip.openai.errors import CheckpointError
 
 
 def assert_same(state_dict, expected):

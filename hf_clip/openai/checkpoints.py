@@ -2,21 +2,15 @@
 
 import difflib
 import hashlib
-import io
 import logging
-import mmap
 import os
 import pickle
-import pickletools
 import re
 import shutil
 import ssl
-import struct
-import sys
 import time
 import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +25,9 @@ from filelock import FileLock, Timeout
 from huggingface_hub.utils import tqdm
 from safetensors.torch import load_file
 
+from .errors import CheckpointError, DownloadError
+from .torchscript import read_archive
+
 logger = logging.getLogger(__name__)
 
 SOURCE_URL = "https://openaipublic.azureedge.net/clip/models"
@@ -39,14 +36,6 @@ TIMEOUT_SECONDS = 30
 RETRIES = 3
 BACKOFF_SECONDS = 1
 STORAGE_ADVICE = "free some space or choose another folder with cache_dir= or HF_CLIP_CACHE"
-
-
-class CheckpointError(ValueError):
-    """A name or a file that no CLIP weights can be read from."""
-
-
-class DownloadError(RuntimeError):
-    """A published checkpoint that could not be fetched, verified or stored."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +305,7 @@ def _read_zip(path: Path) -> dict[str, torch.Tensor]:
         if len(roots) != 1:
             raise CheckpointError(f"{path} is a zip archive without a checkpoint in it (no data.pkl)")
         if f"{roots[0]}/constants.pkl" in names:
-            return _state_dict(_ScriptUnpickler(path, archive, roots[0]).load())
+            return read_archive(path, archive, roots[0])
         stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
     return _read_torch_save(path, mapped=stored)
 
@@ -360,116 +349,6 @@ def _without_wrapper_prefix(path: Path, tensors: dict[str, torch.Tensor]) -> dic
     return stripped
 
 
-# --- TorchScript archives ---------------------------------------------------------------------------------------------
-
-STORAGE_DTYPES = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-    "ShortStorage": torch.int16,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-}
-
-
-class _ScriptModule:
-    """Stands in for any class of an archive: its attributes, and which of them belong into a state dict."""
-
-    declared: frozenset[str] | None
-
-    def __setstate__(self, attributes: dict) -> None:
-        self.attributes = attributes
-
-
-class _ScriptUnpickler(pickle.Unpickler):
-    """Rebuilds the module tree of a TorchScript archive from tensors and inert stand-ins; compiles and runs nothing."""
-
-    def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
-        self.path, self.archive, self.root = path, archive, root
-        with path.open("rb") as file:
-            self.mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        if self._text("byteorder", default=sys.byteorder) != sys.byteorder:
-            raise CheckpointError(f"{path} was written on a machine of the other byte order: save it again on this one")
-        data = archive.read(f"{root}/data.pkl")
-        # the C unpickler allocates its memo up to the highest index that it is told of
-        if any(op.name == "LONG_BINPUT" and index > len(data) for op, index, _ in pickletools.genops(data)):
-            raise CheckpointError(f"{path} is damaged (memo index out of range): fetch it again")
-        super().__init__(io.BytesIO(data))
-
-    def find_class(self, module: str, name: str) -> object:
-        if module.split(".")[0] == "__torch__":
-            return type(name, (_ScriptModule,), {"declared": self._declared(module, name)})
-        if module == "torch" and name in STORAGE_DTYPES:
-            return STORAGE_DTYPES[name]
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self._tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch.jit._pickle" or (module, name) == ("torch", "device"):
-            return self._first  # typed lists, dicts and devices: attributes that no state dict holds
-        raise CheckpointError(f"{self.path} asks for {module}.{name}, which no CLIP archive needs: it was not read")
-
-    def persistent_load(self, pid: tuple) -> torch.Tensor:
-        """One storage, as a flat tensor over the mapped file."""
-        _, dtype, key, _, length = pid
-        info = self.archive.getinfo(f"{self.root}/data/{key}")
-        if not 0 <= length * dtype.itemsize <= info.file_size:
-            raise CheckpointError(f"{self.path} is damaged (storage {key} is too short): fetch it again")
-        if length == 0:
-            return torch.empty(0, dtype=dtype)
-        if info.compress_type != zipfile.ZIP_STORED:
-            return torch.frombuffer(bytearray(self.archive.read(info)), dtype=dtype, count=length)
-        start = self._data_offset(info)
-        flat = torch.frombuffer(self.mapped, dtype=dtype, count=length, offset=start)
-        return flat if start % dtype.itemsize == 0 else flat.clone()
-
-    def _data_offset(self, info: zipfile.ZipInfo) -> int:
-        # zipfile does not tell: the 30 bytes of a local header end in the lengths of a name and an extra field after it
-        start = info.header_offset + 30
-        return start + sum(struct.unpack("<HH", self.mapped[start - 4 : start]))
-
-    def _tensor(self, storage, offset, size, stride, requires_grad, hooks, metadata=None) -> torch.Tensor:
-        if metadata:
-            raise CheckpointError(f"{self.path} holds a lazily negated or conjugated tensor: save it again without")
-        return storage.as_strided(size, stride, offset)
-
-    @staticmethod
-    def _first(value: object, *_: object) -> object:
-        return value
-
-    def _declared(self, module: str, name: str) -> frozenset[str] | None:
-        """The parameters and buffers that the archive's code lists for a class, if it does."""
-        lists = re.search(
-            rf"^class {re.escape(name)}\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]$",
-            self._text(f"code/{module.replace('.', '/')}.py"),
-            re.MULTILINE,
-        )
-        return frozenset(re.findall(r'"([^"]*)"', lists[1] + lists[2])) if lists else None
-
-    def _text(self, name: str, default: str = "") -> str:
-        try:
-            return self.archive.read(f"{self.root}/{name}").decode()
-        except KeyError:
-            return default
-
-
-def _state_dict(module: _ScriptModule, prefix: str = "") -> dict[str, torch.Tensor]:
-    """What `torch.jit.load(path).state_dict()` gives, in its order."""
-    tensors = {
-        f"{prefix}{name}": value
-        for name, value in module.attributes.items()
-        if isinstance(value, torch.Tensor) and (module.declared is None or name in module.declared)
-    }
-    for name, value in module.attributes.items():
-        if isinstance(value, _ScriptModule):
-            tensors |= _state_dict(value, f"{prefix}{name}.")
-    return tensors
-
-
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -492,8 +371,6 @@ def write_state_dict(state_dict: dict[str, torch.Tensor], path: str | os.PathLik
 __all__ = [
     "CHECKPOINTS",
     "Checkpoint",
-    "CheckpointError",
-    "DownloadError",
     "download",
     "read_checkpoint",
     "resolve_checkpoint",

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..configuration_hf_clip import HFCLIPConfig, HFCLIPResNetConfig, HFCLIPTextConfig, HFCLIPVisionConfig
-from .checkpoints import CheckpointError
+from .errors import CheckpointError
 
 HEAD_DIM = 64
 VOCAB_SIZE = 49408

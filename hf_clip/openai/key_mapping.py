@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..configuration_hf_clip import HFCLIPConfig, HFCLIPResNetConfig
 from ..modeling_hf_clip import HFCLIPModel
-from .checkpoints import CheckpointError
+from .errors import CheckpointError
 
 # the original stores its sizes beside its weights; config.json says them here
 BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
