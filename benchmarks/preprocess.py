@@ -65,6 +65,7 @@ def measure(
             for count in threads:
                 torch.set_num_threads(count)
                 for name, function in functions.items():
+                    time.sleep(0.05)  # PyTorch's threads of the peer before go on spinning for a while
                     start = time.perf_counter()
                     function(images)
                     if turn > 0:  # the first round warms up

@@ -87,7 +87,7 @@ def convert(
     except CheckpointError as error:
         raise type(error)(f"{source}: {error}") from error
     card = CARDS / f"{CHECKPOINTS[source].repo_name}.md" if source in CHECKPOINTS else None
-    report(f"writing {output}")
+    report(f"writing {output} ({sum(tensor.nbytes for tensor in repository.tensors.values()):,} bytes of weights)")
     with new_directory(output) as directory:
         save(repository, directory)
         if card is not None and card.exists():

@@ -33,7 +33,7 @@ def export(directory: Path, output: Path, force: bool = False, report: Callable[
         "context_length": config.text_config.max_position_embeddings,
         "vocab_size": config.text_config.vocab_size,
     }
-    report(f"writing {output}")
+    report(f"writing {output} ({sum(tensor.nbytes for tensor in state_dict.values()):,} bytes of weights)")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_state_dict(state_dict | {key: torch.tensor(value) for key, value in sizes.items()}, output)
 

@@ -1,7 +1,9 @@
 """CLIP's byte-level BPE tokenizer: `HFCLIPTokenizer` gives the ids of the original's `SimpleTokenizer` for any text."""
 
+import copy
 import html
 import json
+import logging
 import unicodedata
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +33,9 @@ from tokenizers import (
 from tokenizers.models import BPE
 from transformers import BatchEncoding, TokenizersBackend
 from transformers.tokenization_utils_base import LARGE_INTEGER, TruncationStrategy
-from transformers.utils import PaddingStrategy, TensorType, logging
+from transformers.utils import PaddingStrategy, TensorType
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 BOS_TOKEN = "<|startoftext|>"
 EOS_TOKEN = "<|endoftext|>"
@@ -313,27 +315,30 @@ class HFCLIPTokenizer(TokenizersBackend):
         model_max_length: int = MODEL_MAX_LENGTH,
         **kwargs,
     ):
+        tokenizer_object, tokenizer_file = kwargs.pop("tokenizer_object", None), kwargs.pop("tokenizer_file", None)
         if vocab is not None:
-            self._tokenizer = _backend(vocab, merges, str(unk_token))
-        elif not kwargs.keys() & {"tokenizer_object", "tokenizer_file"}:
+            backend = Tokenizer(_model(vocab, merges, str(unk_token)))
+        elif tokenizer_object is not None:
+            backend = copy.deepcopy(tokenizer_object)
+        elif tokenizer_file is not None:
+            backend = Tokenizer.from_file(str(tokenizer_file))
+        else:
             raise ValueError(
                 "HFCLIPTokenizer needs `vocab` and `merges`: load_vocabulary() of hf_clip.openai.vocabulary gives "
                 "CLIP's, and from_pretrained loads a saved tokenizer"
             )
-        # settings of the file loaded from, which may be another tokenizer's
-        for name in (
+        self._tokenizer = _set_pipeline(backend)
+        for setting in (
             "post_processor",
             "tokenizer_padding",
             "tokenizer_truncation",
             "_json_padding",
             "_json_truncation",
         ):
-            kwargs.pop(name, None)
+            kwargs.pop(setting, None)  # read from a tokenizer.json that may be a stock one's
         super().__init__(
             unk_token=unk_token, bos_token=bos_token, eos_token=eos_token, model_max_length=model_max_length, **kwargs
         )
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         self._tokenizer.post_processor = processors.RobertaProcessing(
             (str(eos_token), self.eos_token_id),
             (str(bos_token), self.bos_token_id),
@@ -722,9 +727,10 @@ class HFCLIPTokenizer(TokenizersBackend):
         if isinstance(token_ids, dict | BatchEncoding):
             token_ids = token_ids["input_ids"]
         token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+        size = len(self)
         for token_id in token_ids:
-            if not 0 <= token_id < len(self):
-                raise ValueError(f"token id {token_id} is not in the vocabulary of {len(self)} tokens")
+            if not 0 <= token_id < size:
+                raise ValueError(f"token id {token_id} is not in the vocabulary of {size} tokens")
         if skip_special_tokens:
             token_ids = self._without_special_tokens(token_ids)
         text = self.convert_tokens_to_string(self.convert_ids_to_tokens(token_ids))
@@ -741,12 +747,19 @@ class HFCLIPTokenizer(TokenizersBackend):
         return [token_id for token_id in token_ids[start:end] if token_id not in special]
 
 
-def _backend(vocab: str | dict[str, int], merges: str | list[tuple[str, str]] | None, unk_token: str) -> Tokenizer:
-    """The nearest to CLIP's pipeline that `tokenizers` can run by itself, and save."""
-    if isinstance(vocab, str):
-        vocab, merges = BPE.read_file(vocab, merges)
-    model = BPE(vocab, merges or [], unk_token=unk_token, continuing_subword_prefix="", end_of_word_suffix=END_OF_WORD)
-    backend = Tokenizer(model)
+def _model(vocab: str | dict[str, int], merges: str | list[tuple[str, str]] | None, unk_token: str) -> BPE:
+    try:
+        if isinstance(vocab, str):
+            vocab, merges = BPE.read_file(vocab, str(merges))
+        return BPE(
+            vocab, merges or [], unk_token=unk_token, continuing_subword_prefix="", end_of_word_suffix=END_OF_WORD
+        )
+    except Exception as error:  # the class that `tokenizers` raises
+        raise ValueError(f"`vocab` and `merges` make no byte-pair vocabulary: {error}") from error
+
+
+def _set_pipeline(backend: Tokenizer) -> Tokenizer:
+    """Give `backend` the nearest to CLIP's pipeline that `tokenizers` can run by itself, and save."""
     backend.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
     )
@@ -755,6 +768,8 @@ def _backend(vocab: str | dict[str, int], merges: str | list[tuple[str, str]] | 
         [pre_tokenizers.Split(words, behavior="removed", invert=True), BYTE_LEVEL]
     )
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(END_OF_WORD, " ")])
+    backend.no_padding()
+    backend.no_truncation()
     return backend
 
 

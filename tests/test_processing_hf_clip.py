@@ -160,17 +160,21 @@ def test_wrong_parts_are_refused():
 @pytest.mark.parametrize("load", [HFCLIPProcessor.from_pretrained, AutoProcessor.from_pretrained])
 @pytest.mark.parametrize("kind", [HFCLIPImageProcessor, HFCLIPImageProcessorTorchvision])
 def test_save_and_load(load, kind, images, tmp_path):
+    """The exact backend, unless the other is asked for."""
     saved = HFCLIPProcessor(kind(size=60, crop_size=50), tokenizer())
     saved.save_pretrained(tmp_path)
-    loaded = load(tmp_path)
-    assert [type(part) for part in (loaded, loaded.image_processor, loaded.tokenizer)] == [
-        HFCLIPProcessor,
-        kind,
-        HFCLIPTokenizer,
-    ]
-    assert loaded.to_dict() == saved.to_dict()
     arguments = {"images": images, "text": TEXTS, "return_tensors": "pt"}
-    assert_same(loaded(**arguments), saved(**arguments))
+    for options, expected in (
+        ({}, HFCLIPImageProcessor),
+        ({"backend": "torchvision"}, HFCLIPImageProcessorTorchvision),
+    ):
+        loaded = load(tmp_path, **options)
+        assert type(loaded) is HFCLIPProcessor
+        assert type(loaded.image_processor) is expected
+        assert type(loaded.tokenizer) is HFCLIPTokenizer
+        assert loaded.to_dict() == saved.to_dict()
+        if expected is kind:
+            assert_same(loaded(**arguments), saved(**arguments))
 
 
 def test_parts_load_from_the_processors_folder(processor, tmp_path):

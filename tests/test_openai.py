@@ -1,0 +1,496 @@
+"""The drop-in beside the original: each case is run with both modules."""
+
+import copy
+import inspect
+import pickle
+import re
+import runpy
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import clip
+import numpy as np
+import pytest
+import torch
+from clip.model import build_model, convert_weights
+from helpers import inputs as random_inputs
+from helpers import load_original, original_model, save_archive
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch.utils.data import DataLoader
+
+import hf_clip.openai as ours
+from hf_clip.openai.api import preprocessing
+from hf_clip.openai.checkpoints import read_checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def loaded(archives):
+    return {name: (load_original(path), ours.load(path, "cpu")[0]) for name, path in archives.items()}
+
+
+@pytest.fixture
+def pair(family, loaded):
+    """The original's model and ours, of one file, for the test to change."""
+    return copy.deepcopy(loaded[family])
+
+
+@pytest.fixture
+def batch(pair):
+    return random_inputs(pair[0])
+
+
+@pytest.fixture(params=["tiny ViT", "tiny ResNet", pytest.param("ViT-B/32", marks=pytest.mark.slow)], scope="module")
+def checkpoint(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("examples") / "model.pt"
+    yield str(save_archive(original_model(request.param), path, half_graph=False))
+    path.unlink()
+
+
+def picture(seed: int, size: tuple[int, int] = (90, 70), mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+# --- the examples of the original's README ----------------------------------------------------------------------------
+
+
+def usage(clip, name):
+    device = "cpu"
+    model, preprocess = clip.load(name, device=device)
+
+    image = preprocess(picture(0)).unsqueeze(0).to(device)
+    text = clip.tokenize(["a diagram", "a dog", "a cat"]).to(device)
+
+    with torch.no_grad():
+        image_features = model.encode_image(image)
+        text_features = model.encode_text(text)
+
+        logits_per_image, logits_per_text = model(image, text)
+        probs = logits_per_image.softmax(dim=-1).cpu().numpy()
+    return image_features, text_features, logits_per_text, torch.from_numpy(probs)
+
+
+def zero_shot(clip, name):
+    """The CIFAR-100 example on generated images."""
+    model, preprocess = clip.load(name, "cpu")
+    classes = ["apple", "aquarium_fish", "baby", "bear", "beaver", "bed"]
+    found = []
+    for seed in range(3):
+        image_input = preprocess(picture(seed, (32, 32))).unsqueeze(0)
+        text_inputs = torch.cat([clip.tokenize(f"a photo of a {c}") for c in classes])
+        with torch.no_grad():
+            image_features = model.encode_image(image_input)
+            text_features = model.encode_text(text_inputs)
+        image_features /= image_features.norm(dim=-1, keepdim=True)
+        text_features /= text_features.norm(dim=-1, keepdim=True)
+        similarity = (100.0 * image_features @ text_features.T).softmax(dim=-1)
+        found += similarity[0].topk(5)
+    return found
+
+
+def linear_probe(clip, name):
+    model, preprocess = clip.load(name, "cpu")
+    digits = load_digits()
+    dataset = [
+        (preprocess(Image.fromarray((16 * image).astype(np.uint8))), label)
+        for image, label in zip(digits.images[:60], digits.target[:60], strict=True)
+    ]
+
+    def get_features(dataset):
+        all_features = []
+        all_labels = []
+        with torch.no_grad():
+            for images, labels in DataLoader(dataset, batch_size=20):
+                all_features.append(model.encode_image(images))
+                all_labels.append(labels)
+        return torch.cat(all_features).cpu().numpy(), torch.cat(all_labels).cpu().numpy()
+
+    train_features, train_labels = get_features(dataset[:40])
+    test_features, _ = get_features(dataset[40:])
+    classifier = LogisticRegression(random_state=0, C=0.316, max_iter=100)
+    classifier.fit(train_features, train_labels)
+    return [torch.from_numpy(x) for x in (train_features, test_features, classifier.predict(test_features))]
+
+
+@pytest.mark.parametrize("example", [usage, zero_shot, linear_probe])
+def test_examples_of_the_readme(example, checkpoint):
+    for expected, got in zip(example(clip, checkpoint), example(ours, checkpoint), strict=True):
+        assert torch.equal(got, expected)
+
+
+# --- every public name ------------------------------------------------------------------------------------------------
+
+MODULE = {
+    "available_models": lambda clip: clip.available_models(),
+    "load": lambda clip: str(inspect.signature(clip.load).parameters.keys()),
+    "defaults of load": lambda clip: [p.default for p in inspect.signature(clip.load).parameters.values()],
+    "defaults of tokenize": lambda clip: [p.default for p in inspect.signature(clip.tokenize).parameters.values()],
+    "tokenize a str": lambda clip: clip.tokenize("Hello,  WORLD!"),
+    "tokenize a list": lambda clip: clip.tokenize(["a", "", "d&eacute;j\u00e0 vu \U0001f600"]),
+    "tokenize a tuple": lambda clip: clip.tokenize(("a", "b")),
+    "tokenize nothing": lambda clip: clip.tokenize([]),
+    "tokenize, narrow": lambda clip: clip.tokenize("a b c d e f", context_length=5, truncate=True),
+    "tokenize, wide": lambda clip: clip.tokenize("word " * 90, context_length=100),
+    "tokenize, truncate": lambda clip: clip.tokenize(["word " * 90, "one"], truncate=True),
+}
+
+
+@pytest.mark.parametrize("name", MODULE)
+def test_module(name):
+    expected, got = MODULE[name](clip), MODULE[name](ours)
+    if isinstance(expected, torch.Tensor):
+        assert got.dtype == torch.int32
+        assert torch.equal(got, expected.int())
+    else:
+        assert got == expected
+
+
+MODEL = {
+    "encode_image": lambda model, images, ids: model.encode_image(images),
+    "encode_text": lambda model, images, ids: model.encode_text(ids),
+    "encode_text, int32": lambda model, images, ids: model.encode_text(ids.int()),
+    "encode_text, full": lambda model, images, ids: model.encode_text(clip.tokenize("word " * 90, truncate=True)),
+    "encode_text, no EOT": lambda model, images, ids: model.encode_text(ids.clamp(max=49000)),
+    "encode_text, narrow": lambda model, images, ids: model.encode_text(ids[:, :16]),
+    "logits_per_image": lambda model, images, ids: model(images, ids)[0],
+    "logits_per_text": lambda model, images, ids: model(images, ids)[1],
+    "dtype": lambda model, images, ids: model.dtype,
+    "context_length": lambda model, images, ids: model.context_length,
+    "vocab_size": lambda model, images, ids: model.vocab_size,
+    "training": lambda model, images, ids: (model.training, model.train().training, model.eval().training),
+    "float": lambda model, images, ids: model.float().encode_image(images),
+    "to": lambda model, images, ids: model.to("cpu", torch.float64).dtype,
+    "half": lambda model, images, ids: model.half().dtype,
+    "state_dict": lambda model, images, ids: model.state_dict(),
+    "parameters": lambda model, images, ids: sum(p.numel() for p in model.parameters() if p.requires_grad),
+    "logit_scale": lambda model, images, ids: model.logit_scale,
+    "positional_embedding": lambda model, images, ids: model.positional_embedding,
+    "text_projection": lambda model, images, ids: model.text_projection,
+    "token_embedding": lambda model, images, ids: model.token_embedding(ids),
+    "ln_final": lambda model, images, ids: model.ln_final(torch.ones(2, model.ln_final.weight.shape[0])),
+    "transformer": lambda model, images, ids: model.transformer(torch.randn(77, 2, model.transformer.width)),
+    "transformer.layers": lambda model, images, ids: (model.transformer.layers, model.transformer.width),
+    "visual": lambda model, images, ids: model.visual(images),
+    "visual.input_resolution": lambda model, images, ids: model.visual.input_resolution,
+    "visual.output_dim": lambda model, images, ids: model.visual.output_dim,
+    "visual.conv1": lambda model, images, ids: model.visual.conv1(images),
+}
+VIT = {
+    "class_embedding": lambda visual: visual.class_embedding,
+    "positional_embedding": lambda visual: visual.positional_embedding,
+    "proj": lambda visual: visual.proj,
+    "ln_pre": lambda visual: visual.ln_pre(torch.randn(2, visual.transformer.width)),
+    "ln_post": lambda visual: visual.ln_post(torch.randn(2, visual.transformer.width)),
+    "transformer": lambda visual: visual.transformer(torch.randn(17, 2, visual.transformer.width)),
+}
+RESNET = {
+    name: (lambda visual, name=name: getattr(visual, name).weight) for name in ("conv2", "conv3", "bn1", "bn2", "bn3")
+}
+RESNET |= {
+    "layer1 to 4": lambda visual: visual.layer4(
+        visual.layer3(visual.layer2(visual.layer1(torch.randn(1, 16, 16, 16))))
+    ),
+    "avgpool": lambda visual: visual.avgpool(torch.randn(1, 3, 8, 8)),
+}
+
+
+def assert_same(expected, got):
+    assert type(expected) is type(got) or isinstance(expected, torch.Tensor)
+    if isinstance(expected, dict):
+        assert sorted(expected) == sorted(got)
+        for key in expected:
+            assert_same(expected[key], got[key])
+    elif isinstance(expected, torch.Tensor):
+        assert got.dtype == expected.dtype
+        assert torch.equal(got, expected)
+    else:
+        assert got == expected
+
+
+def both(function, pair, *args):
+    results = []
+    for model in pair:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            results.append(function(model, *args))
+    return results
+
+
+@pytest.mark.parametrize("name", MODEL)
+def test_model(name, pair, batch):
+    assert_same(*both(MODEL[name], pair, *batch))
+
+
+@pytest.mark.parametrize(("family", "name"), [*(("tiny ViT", n) for n in VIT), *(("tiny ResNet", n) for n in RESNET)])
+def test_visual(family, name, loaded):
+    visuals = [model.visual for model in loaded[family]]
+    assert_same(*both((VIT if family == "tiny ViT" else RESNET)[name], visuals))
+
+
+def test_no_public_name_is_forgotten(pair):
+    """Whatever the original's modules have is here, or says what to use instead."""
+    assert set(clip.__all__ if hasattr(clip, "__all__") else ["available_models", "load", "tokenize"]) <= {
+        *ours.__all__
+    }
+    for original, mine in [pair, (pair[0].visual, pair[1].visual)]:
+        for name in {*vars(original), *original._modules, *original._parameters, *vars(type(original))}:
+            if not name.startswith("_") and not hasattr(mine, name):
+                with pytest.raises(AttributeError, match=": use "):
+                    getattr(mine, name)
+
+
+def test_fp16_mix(archives, family):
+    """What a GPU gets: the same tensors in the same dtypes; and `convert_weights` brings fp32 back there."""
+    expected = build_model(dict(read_checkpoint(archives[family]))).state_dict()
+    assert_same(expected, ours.build_model(read_checkpoint(archives[family])).state_dict())
+    model, _ = ours.load(archives[family], "cpu")
+    ours.convert_weights(model)
+    assert_same(expected, model.state_dict())
+
+
+def test_convert_weights_of_any_module():
+    modules = [torch.nn.Sequential(torch.nn.MultiheadAttention(8, 2), torch.nn.Conv1d(8, 8, 1), torch.nn.LayerNorm(8))]
+    modules.append(copy.deepcopy(modules[0]))
+    convert_weights(modules[0])
+    ours.convert_weights(modules[1])
+    assert_same(modules[0].state_dict(), modules[1].state_dict())
+
+
+# --- training, prompts, saving ----------------------------------------------------------------------------------------
+
+
+def prompt_learning(model, ids):
+    """The text encoder as CoOp and its kin rebuild it."""
+    x = model.token_embedding(ids).type(model.dtype)
+    x = x + model.positional_embedding.type(model.dtype)
+    x = model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
+    x = model.ln_final(x).type(model.dtype)
+    return x[torch.arange(x.shape[0]), ids.argmax(dim=-1)] @ model.text_projection
+
+
+def test_prompt_learning(pair, batch):
+    expected, got = both(prompt_learning, pair, batch[1])
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_are_live(pair, batch):
+    _, model = pair
+    prompt_learning(model, batch[1]).sum().backward()
+    assert model.hf_model.text_projection.weight.grad.abs().sum() > 0
+    before = model.encode_text(batch[1])
+    with torch.no_grad():
+        for part in (model.text_projection, model.positional_embedding, model.ln_final.weight):
+            part.mul_(1.5)
+    assert not torch.equal(model.encode_text(batch[1]), before)
+    assert model.logit_scale is model.hf_model.logit_scale
+    assert model.visual.conv1.weight is next(
+        p for name, p in model.named_parameters() if name.startswith("visual.") and p.ndim == 4
+    )
+
+
+def test_no_gradient_step_reaches_the_file(archives, family):
+    before = archives[family].read_bytes()
+    model, _ = ours.load(archives[family], "cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert archives[family].read_bytes() == before
+    assert torch.equal(ours.load(archives[family], "cpu")[0].logit_scale + 1, model.logit_scale)
+
+
+def test_state_dicts_go_both_ways(pair, family, batch):
+    original, model = pair
+    other = original_model(family, seed=5)
+    assert str(model.load_state_dict(other.state_dict())) == "<All keys matched successfully>"
+    assert_same(*both(MODEL["logits_per_image"], (other, model), *batch))
+    original.load_state_dict(model.state_dict())
+    assert_same(*both(MODEL["logits_per_image"], (original, model), *batch))
+    wrapped = torch.nn.ModuleDict({"clip": model})
+    assert wrapped.state_dict().keys() == {f"clip.{key}" for key in original.state_dict()}
+    wrapped.load_state_dict({f"clip.{key}": tensor for key, tensor in original.state_dict().items()}, assign=True)
+    assert_same(original.state_dict(), model.state_dict())
+
+
+def test_wrong_state_dicts_are_reported_as_by_the_original(pair):
+    state_dict = pair[0].state_dict()
+    del state_dict["ln_final.weight"]
+    state_dict["extra"] = torch.zeros(1)
+    reports = [model.load_state_dict(state_dict, strict=False) for model in pair]
+    assert reports[0] == reports[1]
+    state_dict["text_projection"] = torch.zeros(2, 2)
+    for model in pair:
+        with pytest.raises(RuntimeError, match=r"(?s)size mismatch for text_projection.*") as caught:
+            model.load_state_dict(state_dict)
+        assert "ln_final.weight" in str(caught.value)
+        assert "extra" in str(caught.value)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies(duplicate, pair, batch):
+    twin = duplicate(pair[1])
+    assert twin.visual.vision_model is twin.hf_model.vision_model
+    assert_same(*both(MODEL["logits_per_image"], (pair[0], twin), *batch))
+
+
+def test_what_is_elsewhere_says_where(pair):
+    _, model = pair
+    with pytest.raises(AttributeError, match=r"use hf_model\.text_model\.encoder\.layers"):
+        model.transformer.resblocks  # noqa: B018
+    for part, name in [(model, "text_projection"), (model, "visual"), (model.visual, "conv1")]:
+        with pytest.raises(AttributeError, match="cannot be replaced here"):
+            setattr(part, name, torch.nn.Identity())
+
+
+def test_trimming_under_compile(pair, batch):
+    """Graphs keep all columns; nothing breaks them."""
+    original, model = pair
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert_same(*both(MODEL["logits_per_image"], (original, compiled), *batch))
+    widths = []
+    model.token_embedding.register_forward_hook(lambda module, args, output: widths.append(output.shape[1]))
+    model.encode_text(batch[1])
+    assert widths == [16]
+    assert model.encode_text(batch[1][:0]).shape == (0, 64)
+
+
+# --- load -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_source_gives_the_same(pair, family, archives, repositories, batch, tmp_path):
+    original, model = pair
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    for source in (str(tmp_path / "state.pt"), repositories[family], str(repositories[family])):
+        loaded, preprocess = ours.load(source, "cpu")
+        assert not loaded.training
+        assert_same(*both(MODEL["logits_per_image"], (original, loaded), *batch))
+        assert preprocess(picture(0)).shape == batch[0].shape[1:]
+
+
+def test_fp32_files_are_rounded_as_by_the_original(family, tmp_path):
+    torch.save(original_model(family).state_dict(), tmp_path / "fp32.pt")
+    assert_same(
+        load_original(tmp_path / "fp32.pt").state_dict(), ours.load(tmp_path / "fp32.pt", "cpu")[0].state_dict()
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK"])
+def test_preprocess(mode):
+    expected = clip.clip._transform(64)
+    transform = pickle.loads(pickle.dumps(preprocessing(64)))
+    for size in [(90, 70), (640, 427), (64, 64), (20, 33)]:
+        image = picture(1, size, mode)
+        assert torch.equal(transform(image), expected(image))
+
+
+def with_cuda_constants(archive: Path, path: Path) -> Path:
+    """The archive with the devices of the published ones, which were traced on a GPU."""
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
+        for info in source.infolist():
+            content = source.read(info)
+            if "/code/" in info.filename and info.filename.endswith(".py"):
+                content = content.replace(b'torch.device("cpu")', b'torch.device("cuda:0")')
+            target.writestr(info, content)
+    return path
+
+
+@pytest.mark.parametrize("traced_on", ["cpu", "cuda"])
+def test_jit(traced_on, pair, family, archives, batch, tmp_path):
+    path = archives[family]
+    if traced_on == "cuda":
+        path = with_cuda_constants(path, tmp_path / "cuda.pt")
+        assert path.read_bytes() != archives[family].read_bytes()
+    script, preprocess = ours.load(path, "cpu", jit=True)
+    assert isinstance(script, torch.jit.ScriptModule)
+    assert not script.training
+    assert {p.dtype for p in script.parameters()} == {torch.float32}
+    assert preprocess(picture(0)).shape == batch[0].shape[1:]
+    for name in ("encode_image", "encode_text", "logits_per_image", "logits_per_text"):
+        assert_same(*both(MODEL[name], (pair[1], script), *batch))
+
+
+def test_jit_of_a_state_dict_warns(pair, tmp_path):
+    torch.save(pair[0].state_dict(), tmp_path / "state.pt")
+    with pytest.warns(UserWarning, match="is not a TorchScript archive"):
+        assert isinstance(ours.load(tmp_path / "state.pt", "cpu", jit=True)[0], ours.CLIP)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("ViT-B-33", "neither a file nor one of .* did you mean 'ViT-B/32'"),
+        ("missing/model.pt", "neither a file nor one of"),
+        ("", "neither a file nor one of|no converted folder"),
+    ],
+)
+def test_unknown_names(name, sentence):
+    for module in (clip, ours):
+        with pytest.raises(RuntimeError) as caught:
+            module.load(name, "cpu")
+    assert isinstance(caught.value, ours.LoadError)
+    assert re.search(sentence, str(caught.value))
+
+
+def test_unknown_hub_id(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no such repository\nand more")
+
+    monkeypatch.setattr("hf_clip.openai.api.HFCLIPModel.from_pretrained", offline)
+    with pytest.raises(ours.LoadError, match=r"ViT-B/99 is not one of .*ViT-B/32.*\(no such repository\)"):
+        ours.load("ViT-B/99", "cpu")
+
+
+def test_damaged_files_and_folders(archives, repositories, tmp_path):
+    whole = archives["tiny ViT"].read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    (tmp_path / "folder").mkdir()
+    for name, sentence in [
+        ("cut.pt", "fetch it again"),
+        ("other.pt", "no checkpoint of"),
+        ("folder", "no config.json"),
+    ]:
+        with pytest.raises(ours.LoadError, match=sentence) as caught:
+            ours.load(tmp_path / name, "cpu")
+        assert name in str(caught.value)
+    with pytest.raises(ours.LoadError, match="load it without jit=True"):
+        ours.load(repositories["tiny ViT"], "cpu", jit=True)
+
+
+def test_wrong_texts_and_images(pair):
+    for module in (clip, ours):
+        with pytest.raises(RuntimeError, match=r"word word.*77") as caught:
+            module.tokenize(["one", "word " * 90])
+        with pytest.raises(TypeError):
+            module.tokenize(5)
+    assert re.fullmatch(r"text 1 of 2 \(.*\) has 92 tokens, over 77: pass truncate=True", str(caught.value))
+    with pytest.raises(TypeError, match=r"texts\[1\] is of type int"):
+        ours.tokenize(["one", 5])
+    for model in pair:
+        with pytest.raises(RuntimeError) as caught:
+            model.encode_image(torch.zeros(1, 3, 96, 96))
+    assert "96x96" in str(caught.value)
+
+
+# --- around -----------------------------------------------------------------------------------------------------------
+
+
+def test_hubconf():
+    names = runpy.run_path(str(ROOT / "hubconf.py"))
+    assert names["tokenize"]() is ours.tokenize
+    for entry, name in [("RN50x4", "RN50x4"), ("ViT_B_32", "ViT-B/32"), ("ViT_L_14_336px", "ViT-L/14@336px")]:
+        assert callable(names[entry])
+        assert names[entry].args == (name,)
+
+
+def test_hf_clip_does_not_import_it():
+    code = "import sys, hf_clip; assert 'hf_clip.openai' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
