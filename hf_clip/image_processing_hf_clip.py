@@ -273,7 +273,7 @@ class HFCLIPImageProcessor(HFCLIPImageProcessorMixin, PilBackend):
             with _naming(index):
                 image, _ = images[index]
                 if do_resize and (resized_size := _resized_size(*image.size, size)) != image.size:
-                    # the whole image: Pillow decides by its size which direction goes first, so no part is resized alike
+                    # the whole image: its size decides which direction Pillow resizes first, so no part comes out alike
                     image = image.resize(resized_size, resample)
                 if do_center_crop:
                     image = tvF.center_crop(image, _crop_sides(crop_size))

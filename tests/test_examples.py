@@ -1,0 +1,112 @@
+"""The demo's models, its images, and the scripts that made them."""
+
+from pathlib import Path
+
+import clip
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor, pipeline
+
+from conversion.convert import convert
+from examples import demo
+from examples.shapes import HELD_OUT, PAIRS, SEEN
+from examples.train_shapes import CHECKPOINTS, DRAWN, PROMPT, accuracy, draw_pixels, make_processor, train
+
+IMAGES = sorted(demo.IMAGES.glob("*.png"))
+UNUSED_SEED = 9_000
+
+
+@pytest.fixture(params=CHECKPOINTS, scope="module")
+def shapes_family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(shapes_family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed checkpoint, converted."""
+    directory = tmp_path_factory.mktemp("examples") / shapes_family
+    convert(str(CHECKPOINTS[shapes_family]), directory, report=lambda _: None)
+    return directory
+
+
+def test_images_are_mostly_unseen_pairs_of_several_kinds():
+    pairs = [tuple(image.stem.split("-")) for image in IMAGES]
+    assert len(pairs) >= 10
+    assert set(pairs) <= set(PAIRS)
+    assert sum(pair in HELD_OUT for pair in pairs) >= len(pairs) / 2
+    opened = [Image.open(image) for image in IMAGES]
+    assert {"P", "RGBA", "RGB"} <= {image.mode for image in opened}
+    assert len({image.size for image in opened}) > 3
+
+
+def test_held_out_pairs_are_made_of_known_words():
+    assert not set(HELD_OUT) & set(SEEN)
+    assert {colour for colour, _ in HELD_OUT} <= {colour for colour, _ in SEEN}
+    assert {shape for _, shape in HELD_OUT} <= {shape for _, shape in SEEN}
+    assert len({shape for _, shape in HELD_OUT}) == len({shape for _, shape in PAIRS}) == len(HELD_OUT)
+
+
+def test_pipeline_labels_the_committed_images(folder: Path):
+    classifier = pipeline("zero-shot-image-classification", model=str(folder))
+    answers = classifier([str(image) for image in IMAGES], candidate_labels=list(demo.SHAPE_LABELS))
+    assert [answer[0]["label"] for answer in answers] == [image.stem.replace("-", " ") for image in IMAGES]
+
+
+def test_zero_shot_accuracy_on_fresh_images(folder: Path):
+    processor = AutoProcessor.from_pretrained(folder)
+    pixels = draw_pixels(PAIRS, 25, UNUSED_SEED, processor)
+    scores = accuracy(AutoModel.from_pretrained(folder).eval(), pixels, processor)
+    assert min(scores.values()) > 0.9, scores
+
+
+@torch.no_grad()
+def test_original_reads_the_checkpoint_and_gives_the_same_features(shapes_family: str, folder: Path):
+    original, preprocess = clip.load(str(CHECKPOINTS[shapes_family]), device="cpu")
+    model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    images = [Image.open(image) for image in IMAGES]
+    texts = [PROMPT.format(label) for label in demo.SHAPE_LABELS]
+    ours = processor(images=images, text=texts, padding="max_length", return_tensors="pt")
+    pixels = torch.stack([preprocess(image) for image in images])
+    input_ids = clip.tokenize(texts)
+    assert torch.equal(ours["pixel_values"], pixels)
+    assert torch.equal(ours["input_ids"], input_ids)
+    assert torch.equal(model.encode_image(ours["pixel_values"]), original.encode_image(pixels))
+    assert torch.equal(model.encode_text(ours["input_ids"]), original.encode_text(input_ids))
+
+
+@pytest.mark.training
+def test_training_lowers_the_loss(shapes_family: str):
+    processor = make_processor()
+    pool = draw_pixels(DRAWN, 2, UNUSED_SEED, processor)
+    captions = processor(text=[" ".join(filter(None, pair)) for pair in DRAWN], return_tensors="pt").input_ids
+
+    def loss(steps: int) -> float:
+        model, _ = train(shapes_family, steps, 0, pool, processor, CHECKPOINTS["resnet"])
+        return model.train()(captions, pool[0], return_loss=True).loss.item()
+
+    assert loss(40) < loss(1) - 0.5
+
+
+def test_demo_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture):
+    demo.main(["--images", *map(str, IMAGES[:3]), "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert all(image.stem in printed for image in IMAGES[:3])
+    assert "wrong" not in printed
+    assert printed.count("right") in (2 * 3 + 1, 2 * 3 + 2)  # with the totals of one or both kinds
+    assert Image.open(tmp_path / "demo.png").width > 500
+    assert all((tmp_path / path.stem / "model.safetensors").is_file() for path in CHECKPOINTS.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--images", "absent.png"], "absent.png"),
+        (["--model", "ViT-B/33"], "did you mean"),
+        (["--images", __file__], "as an image"),
+    ],
+)
+def test_demo_says_what_is_wrong(arguments: list[str], problem: str, tmp_path: Path):
+    with pytest.raises(SystemExit, match=problem):
+        demo.main([*arguments, "--output", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
