@@ -17,7 +17,7 @@ test-fast: lint  ## small models only
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-lowest: $(READY) $(VENV)/lowest  ## small models with the lowest transformers that pyproject.toml admits
-	PYTHONPATH=$(VENV)/lowest $(BIN)/python -m pytest -n 2 -m "not slow"
+	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest -n 2 -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

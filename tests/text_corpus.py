@@ -33,6 +33,7 @@ SENTENCES = (
     "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 ☕️ 1️⃣ 🇩🇪🇫🇷 😀😃 ¯\\_(ツ)_/¯ (╯°□°)╯︵ ┻━┻ ♥ ★ ™ © ½ ²",
     "It's they've I'M we'll he'D can'T you're rock'n'roll 'Tis ''s ’s ‘t ʼll 'ſ 'K",
     "a photo of a cat, a dog & 3 birds; <b>bold</b> &amp; &lt;i&gt; &amp;lt; &#39; &#x2019; &eacute; &EACUTE; &nbsp; &",
+    "<b>&amp;lt;i&amp;gt; &amp;amp;eacute; &lt;</b>",  # ftfy leaves entities alone beside a "<", html undoes two levels
     "<|startoftext|> <|endoftext|> <|ENDOFTEXT|> !<|endoftext|> x<|startoftext|>y <|endoftext|>'s <|endoftext| >",
     "</w> a</w> !! !? ... --- \x1b[36;44mblue\x1b[0m \x00\x07 tab\there\r\nand\vthere\fend\x85next\u2028line\u2029",
     "sÃ³ lo Ã¡ â€œquotedâ€\x9d â€” naÃ¯ve voilÃ le travail Ã la mode âœ” No problems PÃ©rez Ð¿ÑÐ¸Ð²ÐµÑ ï¬‚uï¬ƒest",
