@@ -435,8 +435,10 @@ class HFCLIPTokenizer(TokenizersBackend):
             else:
                 lowered, cleaned = stretch.lower(), clean(stretch)
                 stretch_spans, cleaned_spans = list(spans(lowered)), list(spans(cleaned))
-                words = [(lowered[start:end], token_id) for start, end, token_id in stretch_spans]
-                cleaned_words = [(cleaned[start:end], token_id) for start, end, token_id in cleaned_spans]
+                words = [lowered[start:end] if token_id is None else token_id for start, end, token_id in stretch_spans]
+                cleaned_words = [
+                    cleaned[start:end] if token_id is None else token_id for start, end, token_id in cleaned_spans
+                ]
                 if len(lowered) == len(stretch) and words == cleaned_words:
                     stretch = lowered
                 else:

@@ -231,7 +231,7 @@ def test_padding_as_in_stock(tokenizer, stock):
     stock.pad_token = "!"
     for options in (
         *({}, {"padding": True}, {"padding": "max_length"}, {"padding": "max_length", "max_length": 20}),
-        *({"padding": True, "padding_side": "left"}, {"padding": True, "pad_to_multiple_of": 8}),
+        *({"padding": True, "padding_side": "left"}, {"padding": True, "pad_to_multiple_of": 7}),
         *({"truncation": True, "max_length": 5}, {"max_length": 5}, {"padding": True, "truncation": "only_first"}),
     ):
         mine = tokenizer(ASCII[:2], return_attention_mask=True, **options)
@@ -392,7 +392,7 @@ def test_exclamation_mark_is_no_special_token(tokenizer):
 @pytest.mark.parametrize(
     "token",
     [
-        *("<cat-toy>", "new token", "NEW", "ell"),
+        *("<cat-toy>", "new token", "NEW", "ell", "toysh"),
         AddedToken("<toy>", special=True, normalized=False),
         AddedToken("Toy", normalized=False),
         AddedToken("toy", single_word=True),
@@ -402,8 +402,10 @@ def test_exclamation_mark_is_no_special_token(tokenizer):
 def test_added_tokens_as_in_stock(tokenizer, stock, token):
     for each in (tokenizer, stock):
         assert each.add_tokens([token, "toyshop"]) == 2
-    text = "hello <cat-toy> <toy>s new token, a NEW  <toy>  Toy toy; toys new toyshop Toy"
-    assert tokenizer(text).input_ids == stock(text).input_ids
+    text = "hello <cat-toy> <toy>s new token, a NEW <toy> Toy toy; toys new  toyshop Toy"
+    mine, theirs = (each(text, return_offsets_mapping=True) for each in (tokenizer, stock))
+    assert (mine.input_ids, mine.offset_mapping) == (theirs.input_ids, theirs.offset_mapping)
+    assert tokenizer(text).input_ids == mine.input_ids
     assert len(tokenizer) == len(stock)
     assert tokenizer(text)[0].ids == tokenizer(text).input_ids
     restored = pickle.loads(pickle.dumps(tokenizer))
@@ -527,6 +529,23 @@ def test_loads_a_stock_repo(vocabulary, tmp_path):
     assert (kept.pad_token_id, kept.model_max_length) == (EOS, 50)
 
 
+def test_built_from_a_stock_backend(vocabulary, tmp_path):
+    """How `from_pretrained` builds it as remote code, and for subclasses."""
+    theirs = CLIPTokenizer(*vocabulary, model_max_length=77)
+    theirs(["a", "b c"], padding="max_length", truncation=True, max_length=30)
+    theirs.save_pretrained(tmp_path)
+    path = str(tmp_path / "tokenizer.json")
+    loaded = HFCLIPTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
+    for built in (
+        loaded,
+        HFCLIPTokenizer(tokenizer_file=path),
+        HFCLIPTokenizer(tokenizer_object=Tokenizer.from_file(path)),
+    ):
+        assert_behaves_as_built(built)
+        assert built.backend_tokenizer.padding is built.backend_tokenizer.truncation is None
+        assert built.backend_tokenizer.to_str() == HFCLIPTokenizer(*vocabulary).backend_tokenizer.to_str()
+
+
 def test_loads_a_stock_repo_that_pads_with_an_added_exclamation_mark(vocabulary, tmp_path, original):
     CLIPTokenizer(*vocabulary, pad_token="!", model_max_length=77).save_pretrained(tmp_path)
     assert any(
@@ -638,6 +657,13 @@ def test_cache_is_bounded(tokenizer, monkeypatch):
 def test_bad_input(tokenizer, arguments, message):
     with pytest.raises(ValueError, match=message):
         tokenizer(**arguments)
+
+
+def test_bad_vocabulary(tmp_path):
+    with pytest.raises(ValueError, match=r"make no byte-pair vocabulary: .*out of vocabulary"):
+        HFCLIPTokenizer({"a": 0}, [("b", "c")])
+    with pytest.raises(ValueError, match="make no byte-pair vocabulary"):
+        HFCLIPTokenizer(str(tmp_path / "vocab.json"))
 
 
 def test_needs_a_vocabulary():
