@@ -102,16 +102,22 @@ def to_repository(state_dict: dict[str, Tensor], layout: Layout, dtype: DType) -
         tensors = cast(tensors, getattr(torch, dtype.value), config)
     # float32 is what the original computes in on a CPU; the stored mix comes back with from_pretrained(dtype=float16)
     config.dtype = torch.float32 if dtype is DType.original else getattr(torch, dtype.value)
+    processor = make_processor(config, layout)
+    if layout is Layout.transformers:
+        return Repository(stock_config(config), tensors, processor)
+    config.architectures = [HFCLIPModel.__name__]
+    return Repository(config, tensors, processor)
+
+
+def make_processor(config: HFCLIPConfig, layout: Layout = Layout.hf_clip) -> HFCLIPProcessor | CLIPProcessor:
+    """The processor for a model of this image size and context length, with CLIP's vocabulary."""
     image_size = config.vision_config.image_size
     vocabulary, merges = load_vocabulary()
     sizes = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
     context = {"vocab": vocabulary, "merges": merges, "model_max_length": config.text_config.max_position_embeddings}
     if layout is Layout.transformers:
-        return Repository(
-            stock_config(config), tensors, CLIPProcessor(CLIPImageProcessor(**sizes), CLIPTokenizer(**context))
-        )
-    config.architectures = [HFCLIPModel.__name__]
-    return Repository(config, tensors, HFCLIPProcessor(HFCLIPImageProcessor(**sizes), HFCLIPTokenizer(**context)))
+        return CLIPProcessor(CLIPImageProcessor(**sizes), CLIPTokenizer(**context))
+    return HFCLIPProcessor(HFCLIPImageProcessor(**sizes), HFCLIPTokenizer(**context))
 
 
 def stock_config(config: HFCLIPConfig) -> CLIPConfig:

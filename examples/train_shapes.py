@@ -15,20 +15,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conversion.convert import make_processor
 from hf_clip import (
     HFCLIPConfig,
-    HFCLIPImageProcessor,
     HFCLIPModel,
     HFCLIPProcessor,
     HFCLIPResNetConfig,
     HFCLIPTextConfig,
-    HFCLIPTokenizer,
     HFCLIPVisionConfig,
 )
 from hf_clip.openai.checkpoints import read_checkpoint, write_state_dict
 from hf_clip.openai.infer_config import infer_config
 from hf_clip.openai.key_mapping import to_hf, to_original
-from hf_clip.openai.vocabulary import load_vocabulary
 
 from .shapes import HELD_OUT, PAIRS, SEEN, SHAPES, caption, draw
 
@@ -61,13 +59,8 @@ CHECKPOINTS = {family: Path(__file__).parent / "checkpoints" / f"shapes-{family}
 PROMPT = "This is a photo of {}."  # the pipeline's default
 
 
-def make_processor() -> HFCLIPProcessor:
-    vocabulary, merges = load_vocabulary()
-    sizes = {
-        "size": {"shortest_edge": IMAGE_SIZE},
-        "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-    }
-    return HFCLIPProcessor(HFCLIPImageProcessor(**sizes), HFCLIPTokenizer(vocab=vocabulary, merges=merges))
+def configuration(family: str) -> HFCLIPConfig:
+    return HFCLIPConfig(text_config=TEXT.to_dict(), vision_config=VISION[family].to_dict())
 
 
 def draw_pixels(pairs: list[tuple[str | None, str]], each: int, seed: int, processor: HFCLIPProcessor) -> Tensor:
@@ -86,7 +79,7 @@ def train(
     """The trained model, and the token ids that it has seen. The ViT takes over the text tower of `text_from`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = HFCLIPModel(HFCLIPConfig(text_config=TEXT.to_dict(), vision_config=VISION[family].to_dict())).train()
+    model = HFCLIPModel(configuration(family)).train()
     if family == "vit":
         lock_text_tower(model, text_from)
         # shapes are told by where their edges are; as initialised, positions are a whisper beside the patches
@@ -161,7 +154,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for the checkpoints; default: where the demo reads them")
     options = parser.parse_args()
 
-    processor = make_processor()
+    processor = make_processor(configuration("vit"))  # both families read the same
     pool = draw_pixels(DRAWN, 500, options.seed, processor)
     unseen_images = draw_pixels(PAIRS, 20, options.seed + 1, processor)
     folder = options.output or CHECKPOINTS["resnet"].parent

@@ -20,8 +20,10 @@ from .modeling_hf_clip_base import (
     HFCLIPPreTrainedModel,
     HFCLIPProjection,
     check_image_size,
+    contrastive_logits,
     interpolate_positions,
     multi_head_attention,
+    normalize,
     unexpected_keys,
 )
 from .modeling_hf_clip_resnet import HFCLIPResNetModel
@@ -349,14 +351,9 @@ class HFCLIPModel(HFCLIPPreTrainedModel):
         """
         vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
-        image_embeds = vision_outputs.pooler_output
-        text_embeds = text_outputs.pooler_output.to(image_embeds.device)
-        image_embeds = image_embeds / image_embeds.norm(dim=-1, keepdim=True)
-        text_embeds = text_embeds / text_embeds.norm(dim=-1, keepdim=True)
-
-        # the original's order of operations: another one gives other bits
-        logit_scale = self.logit_scale.exp().to(image_embeds.device)
-        logits_per_image = logit_scale * image_embeds @ text_embeds.t()
+        image_embeds = normalize(vision_outputs.pooler_output)
+        text_embeds = normalize(text_outputs.pooler_output.to(image_embeds.device))
+        logits_per_image = contrastive_logits(image_embeds, text_embeds, self.logit_scale.to(image_embeds.device))
         loss = None
         if return_loss:
             pairs = torch.arange(logits_per_image.shape[0], device=logits_per_image.device)

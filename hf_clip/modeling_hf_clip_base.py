@@ -121,6 +121,18 @@ def interpolate_positions(positions: torch.Tensor, grid: tuple[int, int]) -> tor
     return torch.cat([positions[:1], patches[0].flatten(1).T])
 
 
+def normalize(embeds: torch.Tensor) -> torch.Tensor:
+    return embeds / embeds.norm(dim=-1, keepdim=True)
+
+
+def contrastive_logits(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor
+) -> torch.Tensor:
+    """Scores (images, texts) of normalised embeddings; `logit_scale` is the logarithm of the scale."""
+    # the original's order of operations: another one gives other bits
+    return logit_scale.exp() * image_embeds @ text_embeds.t()
+
+
 def check_image_size(height: int, width: int, config) -> None:
     if (height, width) != (config.image_size, config.image_size):
         raise ValueError(

@@ -428,6 +428,9 @@ class HFCLIPTokenizer(TokenizersBackend):
                         yield start + word.start(), start + word.end(), chunk_ids.special_ids.get(word.group())
                 start += len(stretch)
 
+        def words(view: str, spans: list[tuple[int, int, int | None]]) -> list[str | int]:
+            return [view[start:end] if token_id is None else token_id for start, end, token_id in spans]
+
         view, found, aligned = "", [], True
         for stretch, token_id in in_text.cut(text):
             if token_id is not None:
@@ -435,11 +438,7 @@ class HFCLIPTokenizer(TokenizersBackend):
             else:
                 lowered, cleaned = stretch.lower(), clean(stretch)
                 stretch_spans, cleaned_spans = list(spans(lowered)), list(spans(cleaned))
-                words = [lowered[start:end] if token_id is None else token_id for start, end, token_id in stretch_spans]
-                cleaned_words = [
-                    cleaned[start:end] if token_id is None else token_id for start, end, token_id in cleaned_spans
-                ]
-                if len(lowered) == len(stretch) and words == cleaned_words:
+                if len(lowered) == len(stretch) and words(lowered, stretch_spans) == words(cleaned, cleaned_spans):
                     stretch = lowered
                 else:
                     stretch, stretch_spans, aligned = cleaned, cleaned_spans, False

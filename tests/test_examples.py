@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from conversion.convert import convert
+from conversion.convert import convert, make_processor
 from examples import demo
 from examples.shapes import HELD_OUT, PAIRS, SEEN
-from examples.train_shapes import CHECKPOINTS, DRAWN, PROMPT, accuracy, draw_pixels, make_processor, train
+from examples.train_shapes import CHECKPOINTS, DRAWN, PROMPT, accuracy, configuration, draw_pixels, train
 
 IMAGES = sorted(demo.IMAGES.glob("*.png"))
 UNUSED_SEED = 9_000
@@ -77,7 +77,7 @@ def test_original_reads_the_checkpoint_and_gives_the_same_features(shapes_family
 
 @pytest.mark.training
 def test_training_lowers_the_loss(shapes_family: str):
-    processor = make_processor()
+    processor = make_processor(configuration(shapes_family))
     pool = draw_pixels(DRAWN, 2, UNUSED_SEED, processor)
     captions = processor(text=[" ".join(filter(None, pair)) for pair in DRAWN], return_tensors="pt").input_ids
 

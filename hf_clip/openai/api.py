@@ -118,10 +118,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _load_file(path: Path, device: torch.device) -> CLIP:
+    state_dict = read_checkpoint(path)
     try:
-        model = build_model(read_checkpoint(path))
-    except CheckpointError as error:
-        raise LoadError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        model = build_model(state_dict)
+    except CheckpointError as error:  # it knows tensors, not the file
+        raise LoadError(f"{path}: {error}") from error
     for tensor in chain(model.hf_model.parameters(), model.hf_model.buffers()):
         dtype = torch.float32 if device.type == "cpu" and tensor.is_floating_point() else tensor.dtype
         tensor.data = tensor.data.to(device, dtype, copy=True)  # off the file, which may be mapped

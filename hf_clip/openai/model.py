@@ -6,6 +6,7 @@ from transformers.masking_utils import create_causal_mask
 
 from ..configuration_hf_clip import HFCLIPResNetConfig
 from ..modeling_hf_clip import HFCLIPEncoder, HFCLIPModel
+from ..modeling_hf_clip_base import contrastive_logits, normalize
 from .infer_config import infer_config
 from .key_mapping import BOOKKEEPING, to_hf, to_original
 
@@ -176,11 +177,8 @@ class CLIP(OriginalNames):
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """`logits_per_image` (images, texts) and its transpose."""
-        image_features = self.encode_image(image)
-        text_features = self.encode_text(text)
-        image_features = image_features / image_features.norm(dim=-1, keepdim=True)
-        text_features = text_features / text_features.norm(dim=-1, keepdim=True)
-        logits_per_image = self.logit_scale.exp() * image_features @ text_features.t()
+        image_features, text_features = normalize(self.encode_image(image)), normalize(self.encode_text(text))
+        logits_per_image = contrastive_logits(image_features, text_features, self.logit_scale)
         return logits_per_image, logits_per_image.t()
 
 
