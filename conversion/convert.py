@@ -17,9 +17,9 @@ from transformers import (
     CLIPProcessor,
     CLIPTokenizer,
     PreTrainedConfig,
-    PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.dynamic_module_utils import custom_object_save
 
 from hf_clip import (
     HFCLIPConfig,
@@ -148,12 +148,18 @@ def cast(tensors: dict[str, Tensor], dtype: torch.dtype, config: HFCLIPConfig) -
 
 
 def kept_in_float32(config: HFCLIPConfig) -> re.Pattern:
+    names = sorted(empty_model(config)._keep_in_fp32_modules_strict)
+    return re.compile("|".join(rf"\b{re.escape(name)}\b" for name in names))
+
+
+def empty_model(config: HFCLIPConfig) -> HFCLIPModel:
     with torch.device("meta"):
-        model: PreTrainedModel = HFCLIPModel(config)
-    return re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(model._keep_in_fp32_modules_strict)))
+        return HFCLIPModel(config)
 
 
 def save(repository: Repository, directory: Path) -> None:
+    if isinstance(repository.config, HFCLIPConfig):
+        custom_object_save(empty_model(repository.config), directory, repository.config)
     repository.config.save_pretrained(directory)
     repository.processor.save_pretrained(directory)
     save_file(repository.tensors, directory / "model.safetensors", metadata={"format": "pt"})

@@ -27,6 +27,12 @@ from .tokenization_hf_clip import HFCLIPTokenizer
 for _model in (HFCLIPModel, HFCLIPTextModel, HFCLIPVisionModel, HFCLIPResNetModel):
     AutoConfig.register(_model.config_class.model_type, _model.config_class)
     AutoModel.register(_model.config_class, _model)
+    # what is saved takes its code along: it loads by trust_remote_code where hf_clip is not installed
+    _model.config_class.register_for_auto_class()
+    _model.register_for_auto_class("AutoModel")
+HFCLIPForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+for _part in (HFCLIPImageProcessor, HFCLIPImageProcessorTorchvision, HFCLIPTokenizer, HFCLIPProcessor):
+    _part.register_for_auto_class()
 AutoModelForZeroShotImageClassification.register(HFCLIPConfig, HFCLIPModel)
 AutoModelForImageClassification.register(HFCLIPConfig, HFCLIPForImageClassification)
 AutoImageProcessor.register(

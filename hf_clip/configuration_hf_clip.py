@@ -167,6 +167,9 @@ class HFCLIPConfig(HFCLIPBaseConfig):
         for key in self.sub_configs:
             config[key] = getattr(self, key).to_diff_dict()
             config[key].pop("transformers_version", None)
+        if "AutoModel" in config.get("auto_map", {}):
+            # a class is registered with one Auto class; this is the one that the zero-shot pipeline asks for
+            config["auto_map"]["AutoModelForZeroShotImageClassification"] = config["auto_map"]["AutoModel"]
         return config
 
 

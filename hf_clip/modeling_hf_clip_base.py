@@ -9,6 +9,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_hf_clip import HFCLIPConfig
 
+ALIGNMENT = 64  # bytes, as PyTorch allocates
+
 
 def unexpected_keys(*parts: str) -> list[str]:
     """Patterns of keys that may stand in a checkpoint without a warning: `parts` of a joint model."""
@@ -25,6 +27,12 @@ class HFCLIPPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = unexpected_keys()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        _align(loaded[0] if isinstance(loaded, tuple) else loaded)  # a pair with output_loading_info
+        return loaded
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,6 +56,13 @@ class HFCLIPPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
         else:
             super()._init_weights(module)
+
+
+def _align(model: nn.Module) -> None:
+    """Copy weights that lie in memory as they lay in the file: BLAS gives other bits for unaligned ones."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 class HFCLIPProjection(nn.Linear):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import PreTrainedConfig
 
+from hf_clip import HFCLIPModel
 from hf_clip.modeling_hf_clip_base import HFCLIPProjection, check_image_size, interpolate_positions
 
 
@@ -10,6 +11,17 @@ def test_projection_has_the_bits_of_the_original_product():
     projection = HFCLIPProjection(768, 512)
     x = torch.randn(3, 768)
     assert torch.equal(projection(x), x @ projection.weight.detach().T.contiguous())
+
+
+def test_loaded_weights_are_aligned(repositories, family, tmp_path):
+    """An fp32 file is mapped, and its tensors begin anywhere: BLAS would give other bits."""
+    model = HFCLIPModel.from_pretrained(repositories[family])
+    model.save_pretrained(tmp_path)
+    (again, report) = HFCLIPModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    for loaded in (model, again):
+        tensors = dict([*loaded.named_parameters(), *loaded.named_buffers()])
+        assert [name for name, tensor in tensors.items() if tensor.data_ptr() % 64] == []
 
 
 def test_interpolation_to_the_same_grid_is_the_identity():

@@ -5,6 +5,7 @@ import inspect
 import pickle
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -302,6 +303,17 @@ def test_no_gradient_step_reaches_the_file(archives, family):
             parameter.add_(1)
     assert archives[family].read_bytes() == before
     assert torch.equal(ours.load(archives[family], "cpu")[0].logit_scale + 1, model.logit_scale)
+
+
+def test_the_model_outlives_its_file(archives, family, batch, tmp_path):
+    path = tmp_path / "overwritten.pt"
+    shutil.copyfile(archives[family], path)
+    model, _ = ours.load(path, "cpu")
+    with path.open("r+b") as file:  # in place: mapped pages would follow
+        file.write(bytes(path.stat().st_size))
+    expected, _ = ours.load(archives[family], "cpu")
+    for output, right in zip(model(*batch), expected(*batch), strict=True):
+        assert torch.equal(output, right)
 
 
 def test_state_dicts_go_both_ways(pair, family, batch):

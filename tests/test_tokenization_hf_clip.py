@@ -97,10 +97,25 @@ def test_equals_original_on_corpus(tokenizer, original, count, seed):
         assert_same_ids(tokenizer, original, texts[start : start + 1000])
 
 
-@pytest.mark.parametrize("step", [211, pytest.param(1, marks=pytest.mark.slow)])
-def test_equals_original_on_code_points(tokenizer, original, step):
-    """Every code point alone and between letters, lone surrogates too (ftfy makes them U+FFFD)."""
-    points = [*range(0, 0x110000, step), 0xD800, 0xDFFF]
+def code_points(step: int, unassigned_step: int) -> list[int]:
+    """Of the assigned ones every `step`-th, of those that Unicode leaves open or private every `unassigned_step`-th."""
+    open_or_private = [unicodedata.category(chr(point)) in ("Cn", "Co") for point in range(0x110000)]
+    assigned = [point for point, skipped in enumerate(open_or_private) if not skipped]
+    unassigned = [point for point, skipped in enumerate(open_or_private) if skipped]
+    return assigned[::step] + unassigned[::unassigned_step]
+
+
+@pytest.mark.parametrize(
+    ("step", "unassigned_step"),
+    [
+        (97, 499),
+        pytest.param(1, 16, marks=pytest.mark.slow),
+        pytest.param(1, 1, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
+    ],
+)
+def test_equals_original_on_code_points(tokenizer, original, step, unassigned_step):
+    """Each alone and between letters, lone surrogates too (ftfy makes them U+FFFD)."""
+    points = code_points(step, unassigned_step)
     for start in range(0, len(points), 4096):
         characters = [chr(point) for point in points[start : start + 4096]]
         texts = characters + [f"a{character}b" for character in characters]
