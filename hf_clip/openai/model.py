@@ -157,7 +157,7 @@ class CLIP(OriginalNames):
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Pixels (B, 3, R, R) to embeddings (B, D), unnormalised."""
-        return self.visual(image.to(self.dtype))
+        return self.visual(image)
 
     def encode_text(self, text: Tensor) -> Tensor:
         """Token ids (B, L) to embeddings (B, D), unnormalised.
