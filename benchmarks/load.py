@@ -1,6 +1,5 @@
-"""Time and peak memory of loading a model on the CPU beside the original: `python -m benchmarks.load`."""
+"""Time and peak memory of loading a model on the CPU beside the original, each time in a fresh process."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -13,39 +12,33 @@ from statistics import median
 import psutil
 from tqdm import tqdm
 
-WAYS = ("original from .pt", "hf_clip from .pt", "hf_clip from folder")
+from .common import Row, rows_of
+
+MODELS = ("ViT-B/32", "RN50x16")
+WAYS = ("original, .pt", "hf_clip, .pt", "hf_clip, folder")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["ViT-B/32", "RN50x16"], help="architectures, random weights")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--measure", nargs=2, metavar=("WAY", "PATH"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.measure:
-        print(json.dumps(measure(*args.measure)))
-        return
-    print("| model | loaded by | seconds | peak MiB | time / original | memory / original |")
-    print("| :--- | :--- | ---: | ---: | ---: | ---: |")
-    for name in args.models:
+def measure(rounds: int, models: tuple[str, ...] = MODELS) -> list[Row]:
+    """Seconds of `load` by each of WAYS; noted is the peak memory, and as a part of the original's."""
+    rows = []
+    for name in models:
         with tempfile.TemporaryDirectory() as directory:
             paths = write(name, Path(directory))
-            rounds = [
+            turns = [
                 {way: in_fresh_process(way, path) for way, path in zip(WAYS, paths, strict=True)}
-                for _ in tqdm(range(args.rounds), desc=name)
+                for _ in tqdm(range(rounds), desc=f"load {name}", leave=False)
             ]
-        results = {way: [median(values) for values in zip(*(r[way] for r in rounds), strict=True)] for way in WAYS}
-        for way, (seconds, peak) in results.items():
-            times, memory = seconds / results[WAYS[0]][0], peak / results[WAYS[0]][1]
-            print(f"| {name} | {way} | {seconds:.2f} | {peak:.0f} | {times:.2f} | {memory:.2f} |")
+        seconds, peak = ({way: median(turn[way][i] for turn in turns) for way in WAYS} for i in (0, 1))
+        notes = {way: f"{peak[way]:,.0f} MiB, {peak[way] / peak[WAYS[0]]:.2f}x" for way in WAYS}
+        rows += rows_of("loading", name, seconds, 1, baseline=WAYS[0], notes=notes)
+    return rows
 
 
 def write(name: str, directory: Path) -> tuple[Path, Path, Path]:
     """An archive like the published ones, twice, and its converted folder."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from helpers import original_model, save_archive
-
+    # here, so that a measured process imports only what it measures
     from conversion.convert import convert
+    from tests.helpers import original_model, save_archive
 
     archive = save_archive(original_model(name), directory / "model.pt", half_graph=False)
     convert(str(archive), directory / "converted", report=lambda _: None)
@@ -53,11 +46,11 @@ def write(name: str, directory: Path) -> tuple[Path, Path, Path]:
 
 
 def in_fresh_process(way: str, path: Path) -> tuple[float, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.load", "--measure", way, str(path)]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.load", way, str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure(way: str, path: str) -> tuple[float, float]:
+def load_once(way: str, path: str) -> tuple[float, float]:
     """Seconds of `load`, and MiB by which private memory grew at its highest; mapped pages of the file not counted."""
     if way == WAYS[0]:
         import clip
@@ -88,4 +81,4 @@ def measure(way: str, path: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(load_once(*sys.argv[1:])))

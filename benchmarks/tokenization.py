@@ -1,22 +1,16 @@
-"""Tokenizing speed: hf_clip beside the original `clip.tokenize`, transformers' CLIPTokenizer and open_clip.
+"""Tokenizing beside the original `clip.tokenize`, transformers' CLIPTokenizer and open_clip.
 
-    python -m benchmarks.tokenization [--json FILE]
-
-All peers make `(n, 77)` int64 tensors, take turns in one process, and are compared by the medians of their times.
-"Cold" is a tokenizer's first pass over the texts, with empty word caches; "warm" is any later pass.
+All peers make `(n, 77)` int64 tensors. "Cold" is a tokenizer's first pass over the texts, with empty word caches;
+"warm" is any later pass.
 """
 
-import argparse
 import itertools
-import json
 import random
 import statistics
-import sys
 import time
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 
+import clip
 import open_clip
 import torch
 from tqdm import tqdm
@@ -25,10 +19,9 @@ from transformers import CLIPTokenizer
 from hf_clip.openai.vocabulary import load_vocabulary
 from hf_clip.tokenization_hf_clip import HFCLIPTokenizer
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)  # it imports pkg_resources
-    import clip
+from .common import ORIGINAL, Row, rows_of
 
+TEXTS = 10_000
 TEMPLATES = (
     "a photo of a {}.",
     "a bad photo of the {}.",
@@ -124,12 +117,7 @@ def open_clip_tokenizer() -> Callable[[list[str]], torch.Tensor]:
     return open_clip.tokenizer.SimpleTokenizer()
 
 
-PEERS = {
-    "hf_clip": ours,
-    "openai/CLIP": original,
-    "transformers CLIPTokenizer": stock,
-    "open_clip": open_clip_tokenizer,
-}
+PEERS = {ORIGINAL: original, "open_clip": open_clip_tokenizer, "transformers": stock, "hf_clip": ours}
 
 
 def seconds(function: Callable, texts: list[str]) -> float:
@@ -138,60 +126,24 @@ def seconds(function: Callable, texts: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def rows(count: int = 10_000, repeats: int = 5) -> list[dict]:
-    """Texts per second of every peer, on `count` texts of each corpus, cold and warm.
-
-    `times_hf_clip` is a peer's median time over hf_clip's; `equal_to_original` the share of rows with its ids.
-    """
-    results = []
-    with tqdm(total=len(CORPORA) * repeats * len(PEERS), desc="tokenization", file=sys.stderr) as progress:
+def measure(rounds: int, count: int = TEXTS) -> list[Row]:
+    """Every peer on `count` texts of each corpus, cold and warm. Noted: the share of texts with equal ids."""
+    rows = []
+    with tqdm(total=len(CORPORA) * rounds * len(PEERS), desc="tokenization", leave=False) as progress:
         for corpus, make in CORPORA.items():
             texts = make(count)
-            times = {(state, peer): [] for state in ("cold", "warm") for peer in PEERS}
+            times = {state: {peer: [] for peer in PEERS} for state in ("cold", "warm")}
             ids = {}
-            for _ in range(repeats):
+            for _ in range(rounds):
                 for peer, build in PEERS.items():
                     tokenize = build()
-                    times["cold", peer].append(seconds(tokenize, texts))
-                    times["warm", peer].append(seconds(tokenize, texts))
+                    times["cold"][peer].append(seconds(tokenize, texts))
+                    times["warm"][peer].append(seconds(tokenize, texts))
                     ids[peer] = _without_padding(tokenize(texts))
                     progress.update()
-            medians = {key: statistics.median(values) for key, values in times.items()}
-            results += [
-                {
-                    "corpus": corpus,
-                    "state": state,
-                    "peer": peer,
-                    "texts_per_second": count / median,
-                    "times_hf_clip": median / medians[state, "hf_clip"],
-                    "equal_to_original": (ids[peer] == ids["openai/CLIP"]).all(dim=1).double().mean().item(),
-                }
-                for (state, peer), median in medians.items()
-            ]
-    return results
-
-
-def table(results: list[dict]) -> str:
-    lines = [f"{'corpus':<18}{'state':<7}{'peer':<28}{'texts/s':>10}{'time / hf_clip':>16}{'= original':>12}"]
-    for row in results:
-        lines.append(
-            f"{row['corpus']:<18}{row['state']:<7}{row['peer']:<28}{row['texts_per_second']:>10,.0f}"
-            f"{row['times_hf_clip']:>16.2f}{row['equal_to_original']:>12.2%}"
-        )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000, help="texts per corpus")
-    parser.add_argument("--repeats", type=int, default=5, help="passes of each peer, cold and warm")
-    parser.add_argument("--json", type=Path, help="also write the rows here")
-    arguments = parser.parse_args()
-    results = rows(arguments.count, arguments.repeats)
-    print(table(results))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+            equal = {peer: (ids[peer] == ids[ORIGINAL]).all(1).double().mean().item() for peer in PEERS}
+            notes = {peer: f"{share:.1%} equal ids" for peer, share in equal.items()}
+            for state, measured in times.items():
+                medians = {peer: statistics.median(values) for peer, values in measured.items()}
+                rows += rows_of("tokenization", f"{corpus}, {state}", medians, count, notes=notes)
+    return rows

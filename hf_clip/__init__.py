@@ -21,8 +21,17 @@ from .modeling_hf_clip import (
     HFCLIPVisionModelWithProjection,
 )
 from .modeling_hf_clip_resnet import HFCLIPResNetModel
+from .pipeline import ZeroShotImageClassificationPipeline
 from .processing_hf_clip import HFCLIPProcessor
 from .tokenization_hf_clip import HFCLIPTokenizer
+from .zero_shot import (
+    OtherModelError,
+    UnreadableImageError,
+    ZeroShotClassifier,
+    embed_images,
+    embed_texts,
+    iter_image_embeds,
+)
 
 for _model in (HFCLIPModel, HFCLIPTextModel, HFCLIPVisionModel, HFCLIPResNetModel):
     AutoConfig.register(_model.config_class.model_type, _model.config_class)
@@ -57,4 +66,11 @@ __all__ = [
     "HFCLIPVisionConfig",
     "HFCLIPVisionModel",
     "HFCLIPVisionModelWithProjection",
+    "OtherModelError",
+    "UnreadableImageError",
+    "ZeroShotClassifier",
+    "ZeroShotImageClassificationPipeline",
+    "embed_images",
+    "embed_texts",
+    "iter_image_embeds",
 ]

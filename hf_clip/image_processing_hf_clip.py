@@ -34,7 +34,7 @@ from transformers.models.auto.image_processing_auto import DEFAULT_TO_PIL_BACKEN
 MAX_RESIZED_PIXELS = 2**28
 
 
-def _open(source: str | os.PathLike) -> Image.Image:
+def open_image(source: str | os.PathLike) -> Image.Image:
     """The image at a path, an `http(s)://` or a `data:` address, as the file has it: own mode, not turned by EXIF."""
     source = os.fspath(source)
     try:
@@ -198,7 +198,7 @@ class HFCLIPImageProcessorMixin:
         if isinstance(images, list | tuple):
             return [self.fetch_images(image) for image in images]
         if isinstance(images, str | os.PathLike):
-            return _open(images)
+            return open_image(images)
         if is_valid_image(images):
             return images
         raise TypeError(f"an image is a PIL image, an array, a tensor, a path or a URL, not {type(images).__name__}.")

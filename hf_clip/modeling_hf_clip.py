@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, QuickGELUActivation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
@@ -27,6 +27,7 @@ from .modeling_hf_clip_base import (
     unexpected_keys,
 )
 from .modeling_hf_clip_resnet import HFCLIPResNetModel
+from .optimization_hf_clip import HFCLIPFusedMLP
 
 
 class HFCLIPLayerNorm(nn.LayerNorm):
@@ -74,6 +75,10 @@ class HFCLIPMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+    def fused(self) -> nn.Module:
+        """Another activation than quick_gelu has no faster form."""
+        return HFCLIPFusedMLP(self) if isinstance(self.activation_fn, QuickGELUActivation) else self
 
 
 class HFCLIPEncoderLayer(GradientCheckpointingLayer):

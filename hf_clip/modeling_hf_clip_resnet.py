@@ -16,6 +16,11 @@ from .modeling_hf_clip_base import (
     multi_head_attention,
     unexpected_keys,
 )
+from .optimization_hf_clip import (
+    HFCLIPFusedAttentionPooling,
+    HFCLIPFusedResNetStage,
+    HFCLIPFusedResNetStem,
+)
 
 EXPANSION = 4
 
@@ -43,6 +48,9 @@ class HFCLIPResNetStem(nn.Module):
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
         x = F.relu(self.bn3(self.conv3(x)), inplace=True)
         return self.pool(x)
+
+    def fused(self) -> HFCLIPFusedResNetStem:
+        return HFCLIPFusedResNetStem(self)
 
 
 class HFCLIPResNetShortcut(nn.Module):
@@ -88,6 +96,20 @@ class HFCLIPResNetBottleneck(GradientCheckpointingLayer):
         return F.relu(x + self.shortcut(hidden_states), inplace=True)
 
 
+class HFCLIPResNetStage(nn.Sequential):
+    """Bottlenecks at one resolution; the first changes the shape."""
+
+    def __init__(self, in_channels: int, channels: int, depth: int, stride: int, eps: float):
+        super().__init__(
+            HFCLIPResNetBottleneck(in_channels, channels, stride, eps),
+            *(HFCLIPResNetBottleneck(channels * EXPANSION, channels, 1, eps) for _ in range(depth - 1)),
+        )
+        self.stride = stride
+
+    def fused(self) -> HFCLIPFusedResNetStage:
+        return HFCLIPFusedResNetStage(self, self.stride)
+
+
 class HFCLIPAttentionPooling(nn.Module):
     """The mean of all positions attends to them and itself; its output projection leads to the embedding space."""
 
@@ -106,8 +128,8 @@ class HFCLIPAttentionPooling(nn.Module):
         for module in (self.position_embedding, self.q_proj, self.k_proj, self.v_proj, self.out_proj):
             init.normal_(module.weight, std=self.config.hidden_size**-0.5)
 
-    def forward(self, feature_map: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, C, H, W) gives embeddings (B, projection_dim) and, if eager, weights (B, heads, 1, 1 + HW)."""
+    def positioned(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) gives the mean of all positions and the positions (1 + HW, B, C), with their embeddings."""
         grid = (feature_map.shape[2], feature_map.shape[3])
         positions = self.position_embedding(
             torch.arange(self.position_embedding.num_embeddings, device=feature_map.device)
@@ -116,11 +138,18 @@ class HFCLIPAttentionPooling(nn.Module):
             positions = interpolate_positions(positions, grid)
         # positions before images, as in the original: the order of rows can change the bits of a product
         x = feature_map.flatten(2).permute(2, 0, 1)  # (B, C, H, W) -> (HW, B, C)
-        x = torch.cat([x.mean(0, keepdim=True), x]) + positions[:, None].to(x.dtype)
+        return torch.cat([x.mean(0, keepdim=True), x]) + positions[:, None].to(x.dtype)
+
+    def forward(self, feature_map: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, C, H, W) gives embeddings (B, projection_dim) and, if eager, weights (B, heads, 1, 1 + HW)."""
+        x = self.positioned(feature_map)
         query, key, value = self.q_proj(x[:1]), self.k_proj(x), self.v_proj(x)
         query, key, value = (y.transpose(0, 1) for y in (query, key, value))  # (1 + HW, B, C) -> (B, 1 + HW, C)
         pooled, weights = multi_head_attention(self, query, key, value, **kwargs)
         return self.out_proj(pooled[:, 0]), weights
+
+    def fused(self) -> HFCLIPFusedAttentionPooling:
+        return HFCLIPFusedAttentionPooling(self)
 
 
 class HFCLIPResNetModel(HFCLIPPreTrainedModel):
@@ -150,16 +179,10 @@ class HFCLIPResNetModel(HFCLIPPreTrainedModel):
         super().__init__(config)
         self.stem = HFCLIPResNetStem(config)
         channels = [config.width * 2**stage for stage in range(4)]
-        inputs = [config.width, *(c * EXPANSION for c in channels)]
+        inputs = [config.width, *(c * EXPANSION for c in channels[:-1])]
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                HFCLIPResNetBottleneck(inputs[stage], channels[stage], 1 if stage == 0 else 2, config.batch_norm_eps),
-                *(
-                    HFCLIPResNetBottleneck(inputs[stage + 1], channels[stage], 1, config.batch_norm_eps)
-                    for _ in range(depth - 1)
-                ),
-            )
-            for stage, depth in enumerate(config.depths)
+            HFCLIPResNetStage(*sizes, config.batch_norm_eps)
+            for sizes in zip(inputs, channels, config.depths, (1, 2, 2, 2), strict=True)
         )
         self.attention_pool = HFCLIPAttentionPooling(config)
         self.post_init()

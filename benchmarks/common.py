@@ -1,0 +1,78 @@
+"""What every benchmark shares: peers that take turns, and the rows that they give."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from tqdm import tqdm
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One peer in one case. `seconds` is the median of a call, `items` what a call works through.
+
+    `ratio` is the original's time over this one's (of the case's baseline where the original has no such row): more
+    than 1 is faster. `share` is the part of the machine's own peak that it reaches, where that is known.
+    """
+
+    section: str
+    case: str
+    peer: str
+    seconds: float
+    items: int
+    ratio: float
+    share: float | None = None
+    note: str = ""
+
+    @property
+    def per_second(self) -> float:
+        return self.items / self.seconds
+
+
+def take_turns(ways: dict[str, Callable[[], object]], rounds: int, label: str, pause: float = 0.0) -> dict[str, float]:
+    """The median seconds of each way. Every round runs all of them, each time in another order; one round warms up.
+
+    `pause` gives PyTorch's threads, which go on spinning after a call, the seconds to fall asleep before the next.
+    """
+    names, seconds = list(ways), {name: [] for name in ways}
+    for turn in tqdm(range(rounds + 1), desc=label, leave=False):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            time.sleep(pause)
+            start = time.perf_counter()
+            ways[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def rows_of(
+    section: str,
+    case: str,
+    seconds: dict[str, float],
+    items: int,
+    baseline: str = ORIGINAL,
+    flops: float | None = None,
+    peak: float | None = None,
+    notes: Mapping[str, str] = MappingProxyType({}),
+) -> list[Row]:
+    """`seconds` as rows; `flops` of one call and the machine's `peak`, in FLOP/s, give the share."""
+    return [
+        Row(
+            section,
+            case,
+            peer,
+            median,
+            items,
+            seconds[baseline] / median,
+            flops / median / peak if flops and peak else None,
+            notes.get(peer, ""),
+        )
+        for peer, median in seconds.items()
+    ]

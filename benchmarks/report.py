@@ -1,0 +1,68 @@
+"""Rows as tables, as JSON and as the chart in README."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .common import Row
+
+OURS, OTHERS = "#4472b8", "#b9bec9"
+
+
+def print_tables(rows: list[Row], console: Console) -> None:
+    for section, members in groupby(rows, lambda row: row.section):
+        table = Table("case", "by", title=section, box=SIMPLE_HEAD, title_justify="left")
+        for column in ("seconds", "per second", "x baseline", "of peak", ""):
+            table.add_column(column, justify="right")
+        for case, group in groupby(members, lambda row: row.case):
+            for number, row in enumerate(group):
+                share = "" if row.share is None else f"{row.share:.0%}"
+                cells = (f"{row.seconds:.3g}", f"{row.per_second:,.1f}", f"{row.ratio:.2f}", share, row.note)
+                table.add_row("" if number else case, row.peer, *cells)
+            table.add_section()
+        console.print(table)
+
+
+def write_json(rows: list[Row], machine: str, versions: dict[str, str], file: Path) -> None:
+    content = {"machine": machine, "versions": versions, "rows": [asdict(row) for row in rows]}
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(file: Path) -> tuple[list[Row], str]:
+    content = json.loads(file.read_text())
+    return [Row(**row) for row in content["rows"]], content["machine"]
+
+
+def draw(rows: Iterable[Row], machine: str, file: Path) -> None:
+    """One bar per row, as fast as the baseline at 1, a panel per section."""
+    sections = [(section, list(members)) for section, members in groupby(rows, lambda row: row.section)]
+    heights = [len(members) + 2 for _, members in sections]
+    figure, axes = plt.subplots(
+        len(sections), 1, figsize=(9, sum(heights) * 0.2), height_ratios=heights, squeeze=False, layout="constrained"
+    )
+    for (section, members), axis in zip(sections, axes[:, 0], strict=True):
+        names = [f"{row.case}: {row.peer}" for row in members]
+        colours = [OURS if row.peer.startswith("hf_clip") else OTHERS for row in members]
+        bars = axis.barh(range(len(members)), [row.ratio for row in members], color=colours)
+        axis.bar_label(bars, [f"{row.ratio:.2f}" for row in members], padding=3, fontsize=7)
+        axis.set_yticks(range(len(members)), names, fontsize=7)
+        axis.set_ylim(len(members) - 0.4, -0.6)
+        axis.axvline(1, color="#555555", linewidth=0.8)
+        if max(row.ratio for row in members) > 10:
+            axis.set_xscale("log")
+        axis.set_title(section, loc="left", fontsize=9)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Times as fast as the baseline, which is at 1\n{machine}", fontsize=9)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)

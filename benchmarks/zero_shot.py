@@ -1,0 +1,161 @@
+"""Zero-shot classification and embedding of files, end to end, and how both grow with the number of images."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import clip
+import torch
+from PIL import Image
+from tqdm import tqdm
+from transformers import pipeline
+
+from conversion.convert import convert
+from examples.train_shapes import CHECKPOINTS
+from hf_clip.pipeline import ZeroShotImageClassificationPipeline
+from hf_clip.zero_shot import ZeroShotClassifier, iter_image_embeds
+
+from .common import ORIGINAL, Row, rows_of, take_turns
+from .peers import STOCK, Peers, build
+from .preprocess import photos
+from .tokenization import english_words
+
+MODEL = "ViT-B/32"
+TEMPLATE = "This is a photo of {}."
+TASK = "zero-shot-image-classification"
+IMAGES, LABELS, FILES, BATCH = 100, 1000, 256, 16
+SIZES = (100, 1_000, 10_000)
+ALONE = "image encoding alone"
+
+
+def measure(rounds: int, device: torch.device) -> list[Row]:
+    peers = build(MODEL, device)
+    return [*classification(peers, rounds), *files(peers, rounds), *growth()]
+
+
+def classification(peers: Peers, rounds: int) -> list[Row]:
+    """IMAGES photos against LABELS labels. What repeats one cost is measured on a part and multiplied, as noted."""
+    images, labels = photos(IMAGES, 640, 480), english_words()[:LABELS]
+    options = {"candidate_labels": labels, "hypothesis_template": TEMPLATE}
+    parts = {"tokenizer": peers.processor.tokenizer, "image_processor": peers.processor.image_processor}
+
+    def ours() -> ZeroShotImageClassificationPipeline:
+        return pipeline(
+            TASK, model=peers.exact, **parts, pipeline_class=ZeroShotImageClassificationPipeline, batch_size=BATCH
+        )
+
+    stock_parts = {
+        "tokenizer": peers.stock_processor.tokenizer,
+        "image_processor": peers.stock_processor.image_processor,
+    }
+    stock = pipeline(TASK, model=peers.stock, **stock_parts)
+    cached, classifier = ours(), ZeroShotClassifier(peers.exact, peers.processor, labels, TEMPLATE)
+    cached(images[0], **options)
+    pixels = peers.processor(images=images, return_tensors="pt")["pixel_values"].to(peers.exact.device)
+    turns = take_turns(
+        {
+            ALONE: lambda: encode_all(peers, pixels),
+            "hf_clip pipeline, labels known": lambda: cached(images, **options),
+            "hf_clip ZeroShotClassifier, labels known": lambda: classifier(images),
+        },
+        rounds,
+        "labels known",
+    )
+    seconds = {
+        f"{STOCK} pipeline": IMAGES * once(lambda: stock(images[0], **options), "stock pipeline"),
+        ORIGINAL: turns[ALONE] + once(lambda: original_labels(peers, labels), "original"),
+        "hf_clip pipeline": once(lambda: ours()(images, **options), "hf_clip pipeline"),
+        **turns,
+    }
+    notes = {
+        f"{STOCK} pipeline": f"1 image, times {IMAGES}",
+        ORIGINAL: "labels once, without preprocessing",
+        **{peer: f"{time / turns[ALONE]:.2f} x encoding alone" for peer, time in turns.items() if peer != ALONE},
+    }
+    case = f"{MODEL}, {IMAGES} images x {LABELS} labels"
+    return rows_of("zero-shot", case, seconds, IMAGES, baseline=f"{STOCK} pipeline", notes=notes)
+
+
+def once(function, label: str) -> float:
+    """Seconds of one call, for what takes minutes."""
+    with tqdm(total=1, desc=label, leave=False) as progress:
+        start = time.perf_counter()
+        function()
+        progress.update()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def encode_all(peers: Peers, pixels: torch.Tensor) -> None:
+    for batch in pixels.split(BATCH):
+        peers.exact.encode_image(batch)
+
+
+@torch.no_grad()
+def original_labels(peers: Peers, labels: list[str]) -> None:
+    tokens = clip.tokenize([TEMPLATE.format(label) for label in labels]).to(peers.exact.device)
+    for batch in tokens.split(64):
+        peers.original.encode_text(batch)
+
+
+def files(peers: Peers, rounds: int) -> list[Row]:
+    """JPEG files to embeddings, beside the model on ready tensors."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_jpegs(Path(folder), FILES)
+        images = [Image.open(path) for path in paths]
+        pixels = peers.processor(images=images, return_tensors="pt")["pixel_values"].to(peers.exact.device)
+        ready = "ready tensors"
+        seconds = take_turns(
+            {
+                ready: lambda: encode_all(peers, pixels),
+                "hf_clip from files": lambda: list(iter_image_embeds(peers.exact, peers.processor, paths)),
+            },
+            rounds,
+            "JPEG files",
+        )
+    return rows_of("embedding files", f"{MODEL}, {FILES} JPEGs, 640x480", seconds, FILES, baseline=ready)
+
+
+def write_jpegs(folder: Path, count: int, distinct: int = 100) -> list[Path]:
+    """`count` JPEG files of 640x480, of which `distinct` differ."""
+    paths = [folder / f"{number:05}.jpg" for number in range(count)]
+    for path, photo in zip(paths, photos(min(count, distinct), 640, 480), strict=False):
+        photo.save(path, quality=90)
+    for number, path in enumerate(paths[distinct:]):
+        os.link(paths[number % distinct], path)
+    return paths
+
+
+def growth() -> list[Row]:
+    """`hf-clip embed` on more and more files, with the tiny ViT of examples/, whose own time is next to nothing."""
+    rows, before = [], None
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, "model")
+        convert(str(CHECKPOINTS["shapes-vit"]), model, report=lambda _: None)
+        for count in tqdm(SIZES, desc="growth", leave=False):
+            images = Path(folder, str(count))
+            images.mkdir()
+            write_jpegs(images, count)
+            seconds, peak = run_embed(images, model)
+            note = f"peak {peak:,.0f} MiB"
+            if before:
+                each = (seconds - before[0]) / (count - before[1])
+                note += f", {1000 * each:.2f} ms per image more"
+            rows.append(Row("growth", "hf-clip embed, tiny ViT", f"{count:,} images", seconds, count, 1.0, note=note))
+            before = (seconds, count)
+    return rows
+
+
+def run_embed(images: Path, model: Path) -> tuple[float, float]:
+    """Seconds and peak resident MiB of the command in a process of its own."""
+    output = images.with_suffix(".safetensors")
+    command = [sys.executable, "-W", "ignore", "-m", "hf_clip", "embed", str(images), "-o", str(output)]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "--model", str(model)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise RuntimeError(f"{' '.join(command)} failed with status {status}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
