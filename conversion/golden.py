@@ -1,0 +1,71 @@
+"""Numbers that others have published about a checkpoint, and that need no data set: `parity/golden.json`."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from .checks import Check, check, skipped
+from .reference import PARITY
+
+TIMEOUT_SECONDS = 10
+# each (images, texts)
+MEASURES: dict[str, Callable[..., Tensor]] = {
+    "probabilities": lambda outputs: outputs.logits_per_image.softmax(-1),
+    "logits": lambda outputs: outputs.logits_per_image,
+    "cosines": lambda outputs: outputs.image_embeds @ outputs.text_embeds.T,
+}
+
+
+def check_golden(model: PreTrainedModel, directory: Path, checkpoint: str, images: Path | None) -> list[Check]:
+    """The parameters of one of the nine, and its published examples; their images come from a folder or the web."""
+    golden = json.loads((PARITY / "golden.json").read_text())
+    examples = [example for example in golden["examples"] if example["checkpoint"] == checkpoint]
+    processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
+    return [
+        _check_parameters(model, **golden["parameters"][checkpoint]),
+        *(_check_example(model, processor, example, images) for example in examples),
+    ]
+
+
+def _check_parameters(model: PreTrainedModel, value: float, unit: int, source: str) -> Check:
+    """`value` is in units of one, or of a million with two decimals."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    equal = round(count / unit, 2) == value
+    published = f"{value:,}" if unit == 1 else f"{value} million"
+    problem = "" if equal else f"{count:,} parameters, where {published} are published ({source})"
+    return check("golden: parameters", problem, f"{count:,} parameters, as published ({source})")
+
+
+def _check_example(model: PreTrainedModel, processor: ProcessorMixin, example: dict, folder: Path | None) -> Check:
+    name = example["name"]
+    try:
+        images = [_open(file, url, folder).convert(example["mode"]) for file, url in example["images"].items()]
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        return skipped(name, f"could not fetch its images ({reason}): pass --golden-images DIR")
+    inputs = processor(text=example["texts"], images=images, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        values = MEASURES[example["measure"]](model(**inputs))
+    expected = torch.tensor(example["expected"])
+    difference = (values - expected).abs().max().item()
+    close = torch.allclose(values, expected, rtol=example["rtol"], atol=example["atol"])
+    measure, source = example["measure"], example["source"]
+    problem = "" if close else f"{measure} are off by {difference:.1e} from those published ({source})"
+    return check(name, problem, f"{measure} are within {difference:.1e} of those published ({source})", difference)
+
+
+def _open(file: str, url: str, folder: Path | None) -> Image.Image:
+    """The image `file` of the folder, or of the web where none is given."""
+    if folder is not None:
+        content = (folder / file).read_bytes()
+    else:
+        with urlopen(Request(url, headers={"User-Agent": "hf_clip"}), timeout=TIMEOUT_SECONDS) as response:
+            content = response.read()
+    return Image.open(io.BytesIO(content))

@@ -1,0 +1,163 @@
+"""Converted and verified folders to the Hugging Face Hub, each in one commit."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # httpx's or, from huggingface_hub 2, httpx2's
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from hf_clip.openai.checkpoints import CHECKPOINTS
+from hf_clip.openai.errors import CheckpointError
+
+from .reference import published
+from .verify import PARITY_FILE, check_verified
+
+CARD = "README.md"
+
+
+class PublishError(RuntimeError):
+    """A folder that cannot be published, or a Hub that does not take it. Never holds the token."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A verified folder and where it goes; `files` are by their paths in the repository."""
+
+    directory: Path
+    repo: str
+    files: dict[str, Path]
+    original: str
+    sha256: str
+
+    @property
+    def message(self) -> str:
+        return f"Convert {self.original} (SHA-256 {self.sha256})"
+
+
+def prepare(directory: Path, repo: str, report: Callable[[str], None] = print) -> Upload:
+    """Check all that can be checked without the network. Raises PublishError, and CheckpointError if not verified."""
+    check_repo(repo)
+    if not directory.is_dir():
+        raise PublishError(f"{directory} is no folder")
+    report(f"checking {directory}")
+    parity = check_verified(directory)
+    card = [CARD] if (directory / CARD).is_file() else []
+    files = {path: directory / path for path in sorted([*parity["files"], PARITY_FILE, *card])}
+    return Upload(directory, repo, files, parity["original"]["name"], parity["original"]["sha256"])
+
+
+def prepare_all(organization: str, root: Path, report: Callable[[str], None] = print) -> list[Upload]:
+    """The nine published checkpoints from `root`; one PublishError lists all that is wrong with any."""
+    check_repo(f"{organization}/clip")
+    uploads, problems = [], []
+    for checkpoint in CHECKPOINTS.values():
+        directory = root / checkpoint.repo_name
+        try:
+            uploads.append(prepare(directory, f"{organization}/{checkpoint.repo_name}", report))
+            if uploads[-1].sha256 != checkpoint.sha256:
+                raise PublishError(f"{directory} was not converted from the published {checkpoint.name}")
+        except (CheckpointError, PublishError) as error:
+            problems.append(str(error))
+    if problems:
+        raise PublishError("\n  ".join(["nothing is uploaded until all nine folders are in order:", *problems]))
+    return uploads
+
+
+def publish(
+    uploads: list[Upload],
+    revision: str | None = None,
+    private: bool = False,
+    dry_run: bool = False,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Upload each folder, to the branch `revision` if given. A dry run only reports. Raises PublishError."""
+    for upload in uploads:
+        if CARD not in upload.files:
+            report(f"warning: {upload.directory} has no {CARD}, so {upload.repo} gets no model card from it")
+        visibility = "private" if private else "public"
+        report(f"{upload.directory} to {upload.repo} ({visibility} if new), branch {revision or 'main'}:")
+        sizes = {path: file.stat().st_size for path, file in upload.files.items()}
+        for path, size in (sizes | {"in all": sum(sizes.values())}).items():
+            report(f"{size:>15,}  {path}")
+        if dry_run:
+            report(f"dry run, nothing sent; the commit would be: {upload.message}")
+        else:
+            with _explained(upload.repo):
+                report(f"published: {_send(upload, revision, private)}")
+
+
+def check_repo(repo: str) -> None:
+    if repo.count("/") != 1:
+        raise PublishError(f"{repo!r} is no repository id: it must look like ORG/NAME")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise PublishError(str(error)) from error
+
+
+def _send(upload: Upload, revision: str | None, private: bool) -> str:
+    api = HfApi(token=True)
+    url = api.create_repo(upload.repo, private=private or None, exist_ok=True)
+    if private and not api.model_info(upload.repo).private:
+        raise PublishError(f"{upload.repo} exists and is public: make it private on the Hub, or leave out --private")
+    if revision:
+        api.create_branch(upload.repo, branch=revision, exist_ok=True)
+    # upload_folder may split a folder into several commits
+    additions = [CommitOperationAdd(path, _content(upload, path)) for path in upload.files]
+    api.create_commit(upload.repo, additions, commit_message=upload.message, revision=revision)
+    return f"{url}/tree/{revision}" if revision else str(url)
+
+
+def _content(upload: Upload, path: str) -> Path | bytes:
+    """The file; a card's examples name the repository that it goes to."""
+    file, name = upload.files[path], published(upload.sha256)
+    if path != CARD or name is None:
+        return file
+    placeholder = rf'"[\w.-]+/{re.escape(CHECKPOINTS[name].repo_name)}"'
+    return re.sub(placeholder, f'"{upload.repo}"', file.read_text(encoding="utf-8")).encode()
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """What may go wrong between here and the Hub as a PublishError of one sentence."""
+    try:
+        yield
+    except PublishError:
+        raise
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        sentence = " ".join(f"{repo} was not published: {_reason(error)}".split())
+        token = get_token()
+        # the cause may hold the request, and with it the token
+        raise PublishError(sentence.replace(token, "[token]") if token else sentence) from None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, LocalTokenNotFoundError):
+        return "you are not logged in to the Hub; run `hf auth login` or set HF_TOKEN"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        advice = {
+            401: "the Hub does not know this token; run `hf auth login` or correct HF_TOKEN",
+            403: "this token may not write there; use one with write access",
+        }.get(status, "the Hub refused")
+        return f"{advice} ({status}: {error.server_message or error.response.reason_phrase})"
+    if isinstance(error, HTTPError):
+        return f"the connection failed ({error}); run the command again, nothing that arrived is sent twice"
+    if isinstance(error, json.JSONDecodeError):
+        return "the server does not answer as a Hub does; check HF_ENDPOINT"
+    if isinstance(error, RuntimeError) and error.__cause__:  # "Error while uploading ..."
+        return _reason(error.__cause__)
+    return str(error)
