@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ class LocalHub(ThreadingHTTPServer):
         """The same for a process that has imported huggingface_hub already; loading wants a `cache_dir` of its own."""
         patch.setattr(constants, "ENDPOINT", self.url)
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}")
+        # clients that were made once know the address of that time
+        patch.setattr(hf_api.api, "endpoint", self.url)
+        patch.setattr("transformers.utils.hub._hf_api", None, raising=False)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
         patch.setenv("HF_TOKEN", self.token or "")
