@@ -66,7 +66,7 @@ for directory, expected in zip(map(Path, sys.argv[1::2]), map(Path, sys.argv[2::
     trust = not directory.name.startswith("stock")
     check(directory, expected, trust)
     if trust:
-        copy = directory.with_name(f"{directory.name} saved again")
+        copy = directory.with_name(f"{directory.name}_again")
         save_again(directory, copy)
-        directory.rename(directory.with_name(f"{directory.name} gone"))
+        directory.rename(directory.with_name(f"{directory.name}_gone"))
         check(copy, expected, trust)

@@ -53,6 +53,7 @@ def test_pipeline_labels_the_committed_images(folder: Path):
     assert [answer[0]["label"] for answer in answers] == [image.stem.replace("-", " ") for image in IMAGES]
 
 
+@pytest.mark.slow
 def test_zero_shot_accuracy_on_fresh_images(folder: Path):
     processor = AutoProcessor.from_pretrained(folder)
     pixels = draw_pixels(PAIRS, 25, UNUSED_SEED, processor)
@@ -75,6 +76,7 @@ def test_original_reads_the_checkpoint_and_gives_the_same_features(shapes_family
     assert torch.equal(model.encode_text(ours["input_ids"]), original.encode_text(input_ids))
 
 
+@pytest.mark.slow
 @pytest.mark.training
 def test_training_lowers_the_loss(shapes_family: str):
     processor = make_processor(configuration(shapes_family))

@@ -56,7 +56,8 @@ def hub(published, monkeypatch):
 
 def in_fresh_process(*arguments: str | Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-W", "ignore", Path(__file__).with_name("hub_client.py"), *arguments]
-    environment = os.environ | environment
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number can give other bits
+    environment = os.environ | threads | environment
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr

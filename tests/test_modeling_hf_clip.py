@@ -177,7 +177,7 @@ def test_a_tower_of_the_other_family_is_refused(repository, family):
         other.from_pretrained(repository)
 
 
-@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+@pytest.mark.parametrize("attention", ["eager", pytest.param("flex_attention", marks=pytest.mark.slow)])
 def test_attention_backends_agree(repository, batch, model, attention):
     other = HFCLIPModel.from_pretrained(repository, attn_implementation=attention).eval()
     torch.testing.assert_close(other(**batch).logits_per_image, model(**batch).logits_per_image, **CLOSE)
@@ -296,6 +296,7 @@ def test_compiles_without_graph_breaks(model, batch):
     torch.testing.assert_close(compiled(**batch).logits_per_image, model(**batch).logits_per_image, **CLOSE)
 
 
+@pytest.mark.slow
 def test_exports_with_dynamic_axes(model, batch):
     axes = {"input_ids": {0: Dim("texts"), 1: Dim("tokens", max=77)}, "pixel_values": {0: Dim("images")}}
     exported = torch.export.export(model, (), batch, dynamic_shapes=axes).module()
@@ -334,7 +335,10 @@ def test_half_precision(model, repository, batch, dtype):
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16 autocast"])
+@pytest.mark.parametrize(
+    "autocast",
+    [pytest.param(False, id="float32"), pytest.param(True, id="bfloat16 autocast", marks=pytest.mark.slow)],
+)
 def test_training_lowers_the_loss(model, family, autocast):
     pixel_values, input_ids = inputs(original_model(family), images=4, texts=4)
     model.train()

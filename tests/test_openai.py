@@ -359,6 +359,7 @@ def test_what_is_elsewhere_says_where(pair):
             setattr(part, name, torch.nn.Identity())
 
 
+@pytest.mark.slow
 def test_trimming_under_compile(pair, batch):
     """Graphs keep all columns; nothing breaks them."""
     original, model = pair
@@ -503,6 +504,7 @@ def test_hubconf():
         assert names[entry].args == (name,)
 
 
+@pytest.mark.slow
 def test_hf_clip_does_not_import_it():
     code = "import sys, hf_clip; assert 'hf_clip.openai' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -172,7 +172,7 @@ def test_save_and_load(load, kind, images, tmp_path):
         assert type(loaded) is HFCLIPProcessor
         assert type(loaded.image_processor) is expected
         assert type(loaded.tokenizer) is HFCLIPTokenizer
-        assert loaded.to_dict() == saved.to_dict()
+        assert loaded.to_dict() == {key: value for key, value in saved.to_dict().items() if key != "auto_map"}
         if expected is kind:
             assert_same(loaded(**arguments), saved(**arguments))
 
