@@ -59,15 +59,15 @@ def main(
     console.print(describe(place))
     if not has_fast_bfloat16(place):
         console.print("no bfloat16 hardware here: those rows are left out")
+    output.mkdir(parents=True, exist_ok=True)
+    versions = {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}}
     rows: list[Row] = []
     for section in sections or list(Section):
         found = measure[section]()
         print_tables(found, console)
         rows += found
-    output.mkdir(parents=True, exist_ok=True)
-    versions = {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}}
-    write_json(rows, describe(place), versions, output / "results.json")
-    draw(rows, describe(place), output / "results.png")
+        write_json(rows, describe(place), versions, output / "results.json")
+        draw(rows, describe(place), output / "results.png")
     console.print(f"wrote {output / 'results.json'} and {output / 'results.png'}")
 
 

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 ORIGINAL = "original"
+SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,13 @@ class Row:
 def take_turns(ways: dict[str, Callable[[], object]], rounds: int, label: str, pause: float = 0.0) -> dict[str, float]:
     """The median seconds of each way. Every round runs all of them, each time in another order; one round warms up.
 
-    `pause` gives PyTorch's threads, which go on spinning after a call, the seconds to fall asleep before the next.
+    No round begins after SECONDS, save the first two. `pause` gives PyTorch's threads, which go on spinning after a
+    call, the seconds to fall asleep before the next.
     """
-    names, seconds = list(ways), {name: [] for name in ways}
+    names, seconds, begin = list(ways), {name: [] for name in ways}, time.perf_counter()
     for turn in tqdm(range(rounds + 1), desc=label, leave=False):
+        if turn > 2 and time.perf_counter() - begin > SECONDS:
+            break
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             time.sleep(pause)
             start = time.perf_counter()

@@ -134,7 +134,7 @@ def growth() -> list[Row]:
     rows, before = [], None
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model")
-        convert(str(CHECKPOINTS["shapes-vit"]), model, report=lambda _: None)
+        convert(str(CHECKPOINTS["vit"]), model, report=lambda _: None)
         for count in tqdm(SIZES, desc="growth", leave=False):
             images = Path(folder, str(count))
             images.mkdir()
