@@ -58,9 +58,11 @@ def image_rows(name: str, peers: Peers, batch: int, rounds: int, compiled: bool)
 
 def text_cases() -> dict[str, list[str]]:
     """64 texts each: zero-shot prompts, texts that fill all columns, and captions among prompts."""
-    mixed = template_prompts(TEXTS * 3 // 4) + [" ".join(captions(3 + i % 3)) for i in range(TEXTS // 4)]
+    pool = captions(12 * TEXTS)
+    full = [" ".join(pool[12 * i : 12 * (i + 1)]) for i in range(TEXTS)]
+    mixed = template_prompts(TEXTS * 3 // 4) + [" ".join(pool[3 * i : 3 * i + 3]) for i in range(TEXTS // 4)]
     random.Random(0).shuffle(mixed)
-    return {"short prompts": template_prompts(TEXTS), "77 tokens": [" ".join(captions(12))] * TEXTS, "mixed": mixed}
+    return {"short prompts": template_prompts(TEXTS), "77 tokens": full, "mixed lengths": mixed}
 
 
 @torch.no_grad()

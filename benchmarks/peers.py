@@ -57,7 +57,7 @@ class Peers:
         ways = {
             ORIGINAL: lambda texts: self.original.encode_text(clip.tokenize(texts, truncate=True).to(device)),
             OPEN_CLIP: lambda texts: self.open_clip.encode_text(tokenize(texts).to(device)),
-            EXACT: lambda texts: embed_texts(self.exact, self.processor, texts, normalize=False),
+            EXACT: lambda texts: embed_texts(self.exact, self.processor, texts, normalize=False, truncation=True),
         }
         if self.stock is not None:
             ways[STOCK] = stock
