@@ -1,5 +1,6 @@
 """Zero-shot classification and embedding of files, end to end, and how both grow with the number of images."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import clip
+import psutil
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -155,7 +157,12 @@ def run_embed(images: Path, model: Path) -> tuple[float, float]:
     command = [sys.executable, "-W", "ignore", "-m", "hf_clip", "embed", str(images), "-o", str(output)]
     start = time.perf_counter()
     process = subprocess.Popen([*command, "--model", str(model)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise RuntimeError(f"{' '.join(command)} failed with status {status}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    # not ru_maxrss, which begins with what this process has
+    peak, watched = 0, psutil.Process(process.pid)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            peak = max(peak, watched.memory_info().rss)
+        time.sleep(0.05)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}")
+    return time.perf_counter() - start, peak / 2**20
