@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +19,9 @@ from rich.table import Table
 from .common import Row
 
 OURS, OTHERS = "#4472b8", "#b9bec9"
+SECTIONS = ("images", "texts", "zero-shot", "embedding files", "growth", "tokenization", "preprocessing", "loading")
+ORDER = {section: place for place, section in enumerate(SECTIONS)}
+NOT_DRAWN = ("growth", "batch 1", "cold", "1 thread")
 
 
 def print_tables(rows: list[Row], console: Console) -> None:
@@ -38,14 +43,12 @@ def write_json(rows: list[Row], machine: str, versions: dict[str, str], file: Pa
     file.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_json(file: Path) -> tuple[list[Row], str]:
-    content = json.loads(file.read_text())
-    return [Row(**row) for row in content["rows"]], content["machine"]
-
-
 def draw(rows: Iterable[Row], machine: str, file: Path) -> None:
-    """One bar per row, as fast as the baseline at 1, a panel per section."""
-    sections = [(section, list(members)) for section, members in groupby(rows, lambda row: row.section)]
+    """One bar per row, as fast as the baseline at 1, a panel per section; NOT_DRAWN is left to the table."""
+    drawn = [row for row in rows if row.section not in NOT_DRAWN and not row.case.endswith(NOT_DRAWN)]
+    sections = [(section, list(members)) for section, members in groupby(drawn, lambda row: row.section)]
+    if not sections:
+        return
     heights = [len(members) + 2 for _, members in sections]
     figure, axes = plt.subplots(
         len(sections), 1, figsize=(9, sum(heights) * 0.2), height_ratios=heights, squeeze=False, layout="constrained"
@@ -66,3 +69,25 @@ def draw(rows: Iterable[Row], machine: str, file: Path) -> None:
     figure.suptitle(f"Times as fast as the baseline, which is at 1\n{machine}", fontsize=9)
     figure.savefig(file, dpi=130)
     plt.close(figure)
+
+
+def main(
+    results: Annotated[list[Path], typer.Argument(help="What `python -m benchmarks` wrote, on one machine.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json and results.png.")],
+) -> None:
+    """Put the results of several runs into one file and one chart.
+
+    Example: python -m benchmarks.report build/a/results.json build/b/results.json --output benchmarks
+    """
+    contents = [json.loads(file.read_text()) for file in results]
+    rows = sorted((Row(**row) for content in contents for row in content["rows"]), key=lambda row: ORDER[row.section])
+    machine, versions = contents[0]["machine"], contents[0]["versions"]
+    if any((content["machine"], content["versions"]) != (machine, versions) for content in contents):
+        raise typer.BadParameter("these results are from different machines or packages")
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(rows, machine, versions, output / "results.json")
+    draw(rows, machine, output / "results.png")
+
+
+if __name__ == "__main__":
+    typer.run(main)
