@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hf_clip import HFCLIPConfig
 from hf_clip.openai.api import load, preprocessing
-from hf_clip.openai.checkpoints import CHECKPOINTS, read_checkpoint
+from hf_clip.openai.checkpoints import CHECKPOINTS, file_sha256, read_checkpoint
 from hf_clip.openai.errors import CheckpointError
 from hf_clip.openai.infer_config import VOCAB_SIZE, infer_config
 from hf_clip.openai.key_mapping import BOOKKEEPING
@@ -28,7 +28,6 @@ CONTEXT_LENGTH = 77  # the columns that texts.json was recorded with
 FEATURE_IMAGES = ("rgb.png", "rgb_large.png", "rgba.png", "palette.png")
 FEATURE_TEXTS = 18
 LOGIT_IMAGES = 2
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -200,13 +199,3 @@ def fingerprint(tensor: Tensor) -> str:
 
 def tensor_sha256(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    with path.open("rb") as file, tqdm(desc=path.name, total=size, unit="B", unit_scale=True, delay=2) as bar:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            bar.update(len(chunk))
-    return digest.hexdigest()

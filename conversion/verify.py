@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoModel
 
-from hf_clip.openai.checkpoints import CHECKPOINTS, resolve_checkpoint
+from hf_clip.openai.checkpoints import CHECKPOINTS, cached_file, file_sha256, resolve_checkpoint
 from hf_clip.openai.errors import CheckpointError
 
 from .checks import (
@@ -30,7 +30,7 @@ from .checks import (
     skipped,
 )
 from .golden import check_golden
-from .reference import Reference, file_sha256, read_reference
+from .reference import Reference, read_reference
 
 FORMAT = 1
 PARITY_FILE = "parity.json"
@@ -128,8 +128,7 @@ def _find_original(
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{directory / PARITY_FILE} does not tell the original: pass --original") from error
     if recorded.name in CHECKPOINTS:
-        cache = Path(cache_dir or os.environ.get("HF_CLIP_CACHE") or "~/.cache/clip").expanduser()
-        path = cache / CHECKPOINTS[recorded.name].filename
+        path = cached_file(CHECKPOINTS[recorded.name], cache_dir)
         if path.is_file() and file_sha256(path) == recorded.sha256:
             return read_reference(path, recorded.name, trusted, report)
     report(f"comparing with what {PARITY_FILE} recorded of {recorded.name}")

@@ -28,10 +28,10 @@ from conversion.checks import (
     skipped,
 )
 from conversion.convert import Layout, convert, make_processor
-from conversion.reference import PARITY, Reference, file_sha256, image_files, read_reference, tensor_sha256
+from conversion.reference import PARITY, Reference, image_files, read_reference, tensor_sha256
 from conversion.verify import NotVerifiedError, check_verified, verify
 from hf_clip import HFCLIPConfig
-from hf_clip.openai.checkpoints import CHECKPOINTS, Checkpoint, read_checkpoint
+from hf_clip.openai.checkpoints import CHECKPOINTS, Checkpoint, file_sha256, read_checkpoint
 
 OUTPUTS = ("image features", "text features", "logits")
 ROWS = ("remote code", "config", "tensors", "image processor", "tokenizer", *OUTPUTS)

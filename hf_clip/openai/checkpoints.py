@@ -92,6 +92,11 @@ def _unknown(source: str) -> CheckpointError:
 # --- downloading ------------------------------------------------------------------------------------------------------
 
 
+def cached_file(checkpoint: Checkpoint, cache_dir: str | os.PathLike | None = None) -> Path:
+    """Where the file of a checkpoint is kept, whether or not it is there."""
+    return Path(cache_dir or os.environ.get("HF_CLIP_CACHE") or "~/.cache/clip").expanduser() / checkpoint.filename
+
+
 def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     """The file of one of the nine checkpoints, fetched unless the cache holds it with the right SHA-256.
 
@@ -102,12 +107,11 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     if name not in CHECKPOINTS:
         raise _unknown(name)
     checkpoint = CHECKPOINTS[name]
-    cache = Path(cache_dir or os.environ.get("HF_CLIP_CACHE") or "~/.cache/clip").expanduser()
-    target = cache / checkpoint.filename
+    target = cached_file(checkpoint, cache_dir)
     try:
         if _holds(target, checkpoint.sha256):
             return target
-        cache.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with _lock(target):
             if _holds(target, checkpoint.sha256):  # another process was faster
                 return target
@@ -145,11 +149,11 @@ def _lock(target: Path) -> Iterator[None]:
 def _fetch_verified(url: str, sha256: str, partial: Path) -> None:
     resumed = partial.exists() and partial.stat().st_size > 0
     _fetch(url, partial)
-    got = _sha256(partial)
+    got = file_sha256(partial)
     if got != sha256 and resumed:  # what was found may have been the start of another file
         partial.unlink()
         _fetch(url, partial)
-        got = _sha256(partial)
+        got = file_sha256(partial)
     if got == sha256:
         return
     with partial.open("rb") as file:
@@ -226,10 +230,11 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
 def _holds(path: Path, sha256: str) -> bool:
     if path.exists() and not path.is_file():
         raise DownloadError(f"{path} is not a regular file: move it away")
-    return path.exists() and _sha256(path) == sha256
+    return path.exists() and file_sha256(path) == sha256
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The hexadecimal digest of a file, with a progress bar where it takes over two seconds."""
     digest = hashlib.sha256()
     with (
         path.open("rb") as file,
@@ -371,7 +376,9 @@ def write_state_dict(state_dict: dict[str, torch.Tensor], path: str | os.PathLik
 __all__ = [
     "CHECKPOINTS",
     "Checkpoint",
+    "cached_file",
     "download",
+    "file_sha256",
     "read_checkpoint",
     "resolve_checkpoint",
     "write_state_dict",
