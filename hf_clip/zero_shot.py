@@ -26,6 +26,8 @@ from .modeling_hf_clip_base import contrastive_logits
 from .modeling_hf_clip_base import normalize as unit_length
 
 TEMPLATE = "a photo of a {}."
+# texts of up to SHORT tokens, or lengths within a factor of LIKE, share a batch: padding costs less than one more batch
+SHORT, LIKE = 16, 1.5
 FORMAT = "hf_clip class embeddings 1"
 PROBE = "a photograph of seven small boats in the harbour, seen from the old lighthouse"
 # how far the embedding of PROBE may move, of length 1: by rounding, or from one precision to another
@@ -296,14 +298,25 @@ def embed_texts(
         )
     tokenizer_kwargs = {"padding": True, "return_tensors": "pt", **tokenizer_kwargs}
 
-    def batches() -> Iterator[torch.Tensor]:
-        for start in range(0, len(unique), batch_size):
-            inputs = tokenizer(unique[start : start + batch_size], **tokenizer_kwargs)
-            yield features(model, "text", inputs, normalize).cpu()
-
-    embeds = _collect(batches(), "text", len(unique))
+    batches = _of_like_length(unique, lengths, batch_size)
+    embeds = _collect(
+        (features(model, "text", tokenizer(batch, **tokenizer_kwargs), normalize).cpu() for batch in batches),
+        "text",
+        len(unique),
+    )
     rows = {text: row for row, text in enumerate(unique)}
     return embeds[[rows[text] for text in texts]]
+
+
+def _of_like_length(texts: list[str], lengths: Mapping[str, int], batch_size: int) -> Iterator[list[str]]:
+    """Batches of `texts`, which come sorted by length; the longest of a batch is at most LIKE times its shortest."""
+    batch = []
+    for text in texts:
+        if len(batch) == batch_size or (batch and lengths[text] > max(SHORT, LIKE * lengths[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(text)
+    yield batch
 
 
 def embed_labels(

@@ -187,6 +187,13 @@ def test_each_text_is_encoded_once_and_never_padded_to_the_context(any_clip, mon
     torch.testing.assert_close(embeds, plain_text_embeds(any_clip, texts), rtol=0, atol=1e-6)
 
 
+def test_short_and_long_texts_do_not_share_a_batch(tiny, monkeypatch):
+    texts = ["dog " * words for words in (70, 1, 30, 2, 45, 14, 60, 15, 16)]  # and two tokens more
+    shapes = spy(monkeypatch, tiny.model, "get_text_features")
+    embed_texts(tiny.model, tiny.processor, texts)
+    assert [tuple(shape) for shape in shapes] == [(3, 16), (2, 18), (2, 47), (2, 72)]
+
+
 def test_normalize_is_optional(tiny, paths):
     for embed, inputs in ((embed_images, paths), (embed_texts, LABELS)):
         raw = embed(tiny.model, tiny.processor, inputs, normalize=False)
