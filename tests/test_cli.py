@@ -170,7 +170,9 @@ def test_images_by_pattern_and_from_stdin(repositories, photos, capsys, monkeypa
         (["b", "-"], ["b/1.jpg", "b/c/2.JPG", "b/1.jpg", "0.png"]),
     ):
         assert run("classify", *images, *options) == 0
-        assert [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()] == expected
+        out, err = capsys.readouterr()
+        assert [json.loads(line)["image"] for line in out.splitlines()] == expected
+        assert "skipped" not in err
 
 
 def test_plot(repositories, photos, tmp_path, capsys, monkeypatch):
@@ -181,8 +183,10 @@ def test_plot(repositories, photos, tmp_path, capsys, monkeypatch):
     assert run(*arguments) == 0
     assert "the first 3 of 8 images" in capsys.readouterr().err
     with Image.open(picture) as image:
-        assert min(image.size) > 300
+        assert image.width == 3 * 360  # three in a row
         assert len(image.getcolors(image.width * image.height)) > 1000
+        bars = np.asarray(image.convert("RGB")) == (137, 164, 206)  # score_plot.BAR, as transparent as it is drawn
+        assert bars.all(-1).sum() > 10_000
     assert not left_behind(tmp_path)
 
 
@@ -280,7 +284,9 @@ def test_an_interrupted_run_goes_on(embed, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out.npy").exists()
 
     assert embed() == (0, READABLE[2:])
-    assert "going on: 2 of 8 images are embedded already" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "going on: 2 of 8 images are embedded already" in err
+    assert "| 2/8 [" in err.split("images: ")[1]  # the bar starts there
     assert_close(read(tmp_path / "out.npy"), read(tmp_path / "whole.npy"))
     assert not left_behind(tmp_path)
 
