@@ -5,6 +5,7 @@ measured where the machine has the hardware. A row's share is the part of the ma
 matrix products for ViTs and texts, in a 3x3 convolution for ResNets.
 """
 
+import copy
 import gc
 import random
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def image_rows(name: str, peers: Peers, batch: int, rounds: int, compiled: bool)
     if compiled:
         encoders[f"{OPTIMISED}, compiled"] = torch.compile(peers.optimised.encode_image, dynamic=False)
     if has_fast_bfloat16(device):
-        half = build(name, device).exact.to(torch.bfloat16).optimize_for_inference()
+        half = copy.deepcopy(peers.exact).to(torch.bfloat16).optimize_for_inference()
         encoders[f"{OPTIMISED}, bf16"] = half.encode_image
     limits = peaks(device)
     ways = {peer: lambda encode=encode: encode(pixels) for peer, encode in encoders.items()}

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoModel
 
+from hf_clip.files import replacing
 from hf_clip.openai.checkpoints import CHECKPOINTS, cached_file, file_sha256, resolve_checkpoint
 from hf_clip.openai.errors import CheckpointError
 
@@ -199,10 +200,5 @@ def _files(directory: Path) -> dict[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file in one step."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as work:
+        work.write_text(text, encoding="utf-8")

@@ -8,18 +8,21 @@ settings and records in OUTPUT.index.jsonl, so that later runs embed only what i
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from .files import replacing
+
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 CHUNK_ROWS = 4096
+MARK = "new"  # of files that are being written; a lock keeps other processes off
 DTYPE = np.dtype("<f4")
 # what safetensors reads at most is 100 MB
 MAX_SAFETENSORS_HEADER = 90_000_000
@@ -221,10 +224,10 @@ class FeatureStore:
         self._open()
         rows = np.array([self._rows[record] for record in records])
         paths = [record.path for record in records]
-        with _replacing(self.output) as work:
+        with replacing(self.output, MARK) as work:
             FORMATS[self.output.suffix].write(work, self._chunks(rows), paths, self.settings)
         if self.output.suffix == ".npy":
-            with _replacing(self.output.with_suffix(".paths.txt")) as work:
+            with replacing(self.output.with_suffix(".paths.txt"), MARK) as work:
                 work.write_text("".join(f"{as_line(path)}\n" for path in paths), encoding="utf-8")
         self._write_index(self._index, records)
         self._delete_partial()
@@ -284,7 +287,7 @@ class FeatureStore:
             yield mapped[rows[start : start + CHUNK_ROWS]]
 
     def _write_index(self, path: Path, records: Iterable[Record]) -> None:
-        with _replacing(path) as work, work.open("w", encoding="utf-8") as file:
+        with replacing(path, MARK) as work, work.open("w", encoding="utf-8") as file:
             file.write(_as_json(self.settings))
             file.writelines(map(_as_json, records))
 
@@ -334,17 +337,6 @@ def _as_json(entry: dict | Record) -> str:
 
 def _other(path: Path, theirs: str, ours: str) -> str:
     return f"{path} was made with {theirs}, not {ours}: pass --restart to begin anew, or choose another output."
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` when the block ends and is deleted if the block fails."""
-    work = path.with_name(f".{path.name}.new")
-    try:
-        yield work
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
 
 
 __all__ = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from .files import replacing
 from .image_processing_hf_clip import open_image
 
 COLUMNS = 6
@@ -45,12 +46,8 @@ def draw_scores(results: Sequence[tuple[str, list[dict[str, Any]]]], output: Pat
             bars.text(0.03, place, _short(answer["label"]), va="center", fontsize=7, parse_math=False)
             bars.text(0.97, place, f"{answer['score']:.0%}", va="center", ha="right", fontsize=7)
         bars.set(xlim=(0, 1), ylim=(labels - 0.4, -0.6))
-    work = output.with_name(f".{output.name}.new")
-    try:
+    with replacing(output, "new") as work:
         figure.savefig(work, format=output.suffix[1:])
-        work.replace(output)
-    finally:
-        work.unlink(missing_ok=True)
 
 
 def _thumbnail(path: str) -> Image.Image:

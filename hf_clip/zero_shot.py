@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
+from .files import replacing
 from .image_processing_hf_clip import open_image
 from .modeling_hf_clip_base import contrastive_logits
 from .modeling_hf_clip_base import normalize as unit_length
@@ -457,12 +458,8 @@ class ZeroShotClassifier:
             "dtype": str(self.model.dtype),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing(path) as work:
             save_file(tensors, work, metadata)
-            work.replace(path)
-        finally:
-            work.unlink(missing_ok=True)
 
     def __call__(
         self, images: Any, top_k: int | None = 5, *, batch_size: int = 16, workers: int = 1

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub.utils import tqdm
 from safetensors.torch import load_file
 
+from ..files import replacing
 from .errors import CheckpointError, DownloadError
 from .torchscript import read_archive
 
@@ -359,18 +360,13 @@ def _without_wrapper_prefix(path: Path, tensors: dict[str, torch.Tensor]) -> dic
 
 def write_state_dict(state_dict: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
     """Save what the original's `clip.load(path)` loads; `path` appears, or is replaced, only when it is complete."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     # torch.save writes the whole storage that a view is of
     tensors = {
         name: tensor.detach().clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor.detach()
         for name, tensor in state_dict.items()
     }
-    try:
-        torch.save(tensors, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as work:
+        torch.save(tensors, work)
 
 
 __all__ = [

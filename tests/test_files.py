@@ -1,0 +1,24 @@
+import os
+
+import pytest
+
+from hf_clip.files import replacing
+
+
+def write(path, mark, text, error=None):
+    with replacing(path, mark) as work:
+        assert work.name == f".features.npy.{mark or os.getpid()}"
+        work.write_text(text)
+        if error:
+            raise error
+
+
+@pytest.mark.parametrize("mark", ["", "new"])
+def test_whole_or_not_at_all(tmp_path, mark):
+    path = tmp_path / "features.npy"
+    for text in ("old", "newer"):
+        write(path, mark, text)
+        with pytest.raises(KeyboardInterrupt):
+            write(path, mark, "half", KeyboardInterrupt())
+        assert path.read_text() == text
+        assert list(tmp_path.iterdir()) == [path]
