@@ -55,14 +55,15 @@ Device = Annotated[
 ]
 Precision = Annotated[DType, typer.Option(help="What to compute in; the embeddings are float32 in any case.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the model at once.")]
-Workers = Annotated[int, typer.Option(min=1, help="Threads that read images ahead.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads that read images, as many as compute unless given; addresses want more."),
+]
 Optimize = Annotated[bool, typer.Option("--optimize", help="Rewrite the model for speed first; equal up to rounding.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run model code that comes with the repository.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first image that can't be read; else they are left out.")
 ]
-
-WORKERS = min(8, os.cpu_count() or 1)
 
 
 @app.command("classify", no_args_is_help=True)
@@ -101,7 +102,7 @@ def classify_command(
         typer.Option(metavar="FILE", help=f"Draw the first {MAX_DRAWN} images with their scores. Needs matplotlib."),
     ] = None,
     batch_size: BatchSize = 32,
-    workers: Workers = WORKERS,
+    workers: Workers = None,
     dtype: Precision = DType.float32,
     device: Device = None,
     optimize: Optimize = False,
@@ -160,7 +161,7 @@ def embed_command(
         bool, typer.Option("--restart", help="Forget what an earlier run has kept, and replace the output.")
     ] = False,
     batch_size: BatchSize = 32,
-    workers: Workers = WORKERS,
+    workers: Workers = None,
     dtype: Precision = DType.float32,
     device: Device = None,
     optimize: Optimize = False,

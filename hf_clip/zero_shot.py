@@ -7,12 +7,12 @@ import json
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -35,6 +35,7 @@ PROBE = "a photograph of seven small boats in the harbour, seen from the old lig
 SAME_PRECISION, OTHER_PRECISION = 1e-3, 5e-2
 
 OnError = Callable[[Any, Exception], None]
+T = TypeVar("T")
 
 
 class UnreadableImageError(ValueError):
@@ -95,7 +96,7 @@ def embed_images(
     images: Any,
     *,
     batch_size: int = 16,
-    workers: int = 1,
+    workers: int | None = None,
     normalize: bool = True,
 ) -> torch.Tensor:
     """Embeddings (N, projection_dim) of `images`, float32 on the CPU, of length 1 unless `normalize=False`.
@@ -118,24 +119,19 @@ def iter_image_embeds(
     images: Any,
     *,
     batch_size: int = 16,
-    workers: int = 1,
+    workers: int | None = None,
     normalize: bool = True,
     on_error: OnError | None = None,
 ) -> Iterator[tuple[list[Any], torch.Tensor]]:
     """`embed_images` batch by batch, in order: the items of `images` and their embeddings (B, projection_dim).
 
-    While the model computes, `workers` threads prepare a batch each: `images` is read that many batches ahead. With
-    `on_error` an unreadable image does not end the iteration: `on_error(item, error)` is called, in order and on the
-    caller's thread, and the item is left out. The items of a ready batch are its rows.
+    `workers` threads, as many as PyTorch's own unless given, prepare images: while a GPU computes, two batches ahead of
+    it; for a model on the CPU, which wants all cores itself, between its batches, and only addresses are fetched one
+    batch ahead. With `on_error` an unreadable image does not end the iteration: `on_error(item, error)` is called, in
+    order and on the caller's thread, and the item is left out. The items of a ready batch are its rows.
     """
     for items, embeds in _image_features(model, processor, images, batch_size, workers, normalize, on_error):
         yield items, embeds.cpu()
-
-
-class _Prepared(NamedTuple):
-    items: list[Any]
-    pixel_values: torch.Tensor | None
-    failures: list[tuple[Any, Exception]]
 
 
 def _image_features(
@@ -143,34 +139,35 @@ def _image_features(
     processor: Any,
     images: Any,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     normalize: bool = True,
     on_error: OnError | None = None,
 ) -> Iterator[tuple[list[Any], torch.Tensor]]:
     image_size = getattr(model.config, "vision_config", model.config).image_size
-    prepare = partial(
-        _prepare, getattr(processor, "image_processor", processor), image_size, Lock(), on_error is not None
-    )
-    for items, pixel_values, failures in _in_background(prepare, _batches(images, batch_size), workers):
-        for item, error in failures:
-            on_error(item, error)
-        if items:
-            yield items, features(model, "image", {"pixel_values": pixel_values}, normalize)
-
-
-def _in_background(function: Callable, arguments: Iterable, workers: int) -> Iterator:
-    """`map` on threads, in order, that takes no more than `workers` + 1 arguments ahead."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="hf_clip")
-    pending = deque()
+    pool = ThreadPoolExecutor(workers or torch.get_num_threads(), thread_name_prefix="hf_clip")
+    fetch = partial(_fetch, pool)
+    decode = partial(_decode, pool, getattr(processor, "image_processor", processor), Lock())
+    fetched = map(fetch, _batches(images, batch_size))
+    # a model on the CPU wants all cores: whatever else needs one in the meantime makes the others wait
+    decoded = map(decode, _ahead(fetched, 1)) if model.device.type == "cpu" else _ahead(map(decode, fetched), 2)
     try:
-        for argument in arguments:
-            pending.append(pool.submit(function, argument))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        for batch in decoded:
+            items, pixel_values = _finished(batch, on_error)
+            if items:
+                _check_size(pixel_values, image_size)
+                yield items, features(model, "image", {"pixel_values": pixel_values}, normalize)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _ahead(values: Iterable[T], count: int) -> Iterator[T]:
+    """`values`, of which `count` more than asked for are taken."""
+    taken = deque()
+    for value in values:
+        taken.append(value)
+        if len(taken) > count:
+            yield taken.popleft()
+    yield from taken
 
 
 def _batches(images: Any, batch_size: int) -> Iterator[torch.Tensor | list[tuple[int, Any]]]:
@@ -216,31 +213,36 @@ def _ready_pixels(batch: Any) -> torch.Tensor | None:
     return None
 
 
-def _prepare(
-    image_processor: Any, image_size: int, lock: Lock, skip: bool, batch: torch.Tensor | list[tuple[int, Any]]
-) -> _Prepared:
+def _fetch(pool: Executor, batch: torch.Tensor | list[tuple[int, Any]]) -> torch.Tensor | list[tuple[int, Any, Future]]:
+    """Submits what takes time but no core: downloads."""
     if isinstance(batch, torch.Tensor):
-        return _Prepared(list(batch), _checked(batch, image_size), [])
-    items, pixel_values, failures = [], [], []
-    for index, item in batch:
-        try:
-            pixels = _pixel_values(image_processor, item, index, lock)
-        except UnreadableImageError as error:
-            if not skip:
-                raise
-            failures.append((item, error))
-        else:
-            items.append(item)
-            pixel_values.append(_checked(pixels, image_size))
-    return _Prepared(items, torch.cat(pixel_values) if items else None, failures)
+        return batch
+    return [(index, item, pool.submit(_downloaded, item)) for index, item in batch]
 
 
-def _pixel_values(image_processor: Any, item: Any, index: int, lock: Lock) -> torch.Tensor:
+def _downloaded(item: Any) -> Any:
+    is_address = isinstance(item, str) and item.startswith(("http://", "https://", "data:"))
+    return open_image(item) if is_address else item
+
+
+def _decode(
+    pool: Executor, image_processor: Any, lock: Lock, batch: torch.Tensor | list[tuple[int, Any, Future]]
+) -> torch.Tensor | list[tuple[Any, Future]]:
+    if isinstance(batch, torch.Tensor):
+        return batch
+    return [
+        (item, pool.submit(_pixel_values, image_processor, lock, index, item, fetched))
+        for index, item, fetched in batch
+    ]
+
+
+def _pixel_values(image_processor: Any, lock: Lock, index: int, item: Any, fetched: Future) -> torch.Tensor:
     is_path = isinstance(item, str | os.PathLike)
     try:
-        with _opened(os.fspath(item)) if is_path else nullcontext(item) as image:
+        source = fetched.result()
+        with Image.open(source) if isinstance(source, str | os.PathLike) else nullcontext(source) as image:
             if not is_path and isinstance(image, Image.Image):
-                with lock:  # the same object may be in two batches, and two threads must not decode one file
+                with lock:  # the same object may come twice, and two threads must not decode one file
                     image.load()
             return image_processor(images=[image], return_tensors="pt")["pixel_values"]
     except Exception as error:  # the plugins of Pillow raise what they like
@@ -248,18 +250,32 @@ def _pixel_values(image_processor: Any, item: Any, index: int, lock: Lock) -> to
         raise UnreadableImageError(f"can't read {name}: {str(error) or type(error).__name__}") from error
 
 
-def _opened(source: str) -> Image.Image:
-    return open_image(source) if source.startswith(("http://", "https://", "data:")) else Image.open(source)
+def _finished(
+    batch: torch.Tensor | list[tuple[Any, Future]], on_error: OnError | None
+) -> tuple[list[Any], torch.Tensor | None]:
+    """The items of a batch and their pixels; those that can't be read go to `on_error`."""
+    if isinstance(batch, torch.Tensor):
+        return list(batch), batch
+    items, pixel_values = [], []
+    for item, future in batch:
+        try:
+            pixel_values.append(future.result())
+        except UnreadableImageError as error:
+            if on_error is None:
+                raise
+            on_error(item, error)
+        else:
+            items.append(item)
+    return items, torch.cat(pixel_values) if items else None
 
 
-def _checked(pixel_values: torch.Tensor, image_size: int) -> torch.Tensor:
+def _check_size(pixel_values: torch.Tensor, image_size: int) -> None:
     if pixel_values.shape[-2:] != (image_size, image_size):
         height, width = pixel_values.shape[-2:]
         raise ValueError(
             f"the images come {height}x{width} from the processor, the model reads {image_size}x{image_size}: use the "
             "processor of the same repository."
         )
-    return pixel_values
 
 
 def _count(images: Any) -> int | None:
@@ -462,7 +478,7 @@ class ZeroShotClassifier:
             save_file(tensors, work, metadata)
 
     def __call__(
-        self, images: Any, top_k: int | None = 5, *, batch_size: int = 16, workers: int = 1
+        self, images: Any, top_k: int | None = 5, *, batch_size: int = 16, workers: int | None = None
     ) -> list[list[dict[str, Any]]]:
         """For each image the `top_k` labels, or all, as `{"label", "score"}` with the highest probability first."""
         return [self._answer(logits, top_k) for logits in self.logits(images, batch_size=batch_size, workers=workers)]
@@ -478,7 +494,7 @@ class ZeroShotClassifier:
         top_k: int | None = 5,
         *,
         batch_size: int = 16,
-        workers: int = 1,
+        workers: int | None = None,
         on_error: OnError | None = None,
     ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         """Each image, as it was given, and its labels, in order, as `images` arrive; see `iter_image_embeds`."""

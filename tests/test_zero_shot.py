@@ -297,8 +297,18 @@ def test_order_is_kept_on_threads(tiny, monkeypatch):
     assert threading.main_thread() not in processor.threads
 
 
+@pytest.fixture(params=[("cpu", 1), ("cuda", 2)], ids=lambda param: param[0])
+def placed(request, tiny, monkeypatch) -> SimpleNamespace:
+    """Where a model is said to be, and how many batches ahead of it images are read; its embeddings are pixels."""
+    monkeypatch.setattr(zero_shot, "features", lambda model, modality, inputs, normalize: inputs["pixel_values"])
+    device, ahead = request.param
+    return SimpleNamespace(
+        model=SimpleNamespace(config=tiny.model.config, device=torch.device(device)), device=device, ahead=ahead
+    )
+
+
 @pytest.mark.parametrize(("batch_size", "workers"), [(16, 1), (7, 3)])
-def test_reads_a_bounded_number_of_images_ahead(tiny, images, batch_size, workers):
+def test_reads_a_bounded_number_of_images_ahead(placed, tiny, images, batch_size, workers):
     read = given = 0
 
     def endless() -> Iterator[Image.Image]:
@@ -306,19 +316,48 @@ def test_reads_a_bounded_number_of_images_ahead(tiny, images, batch_size, worker
         for read in range(1, 1001):
             yield images[read % 2]
 
-    classifier = ZeroShotClassifier(tiny.model, tiny.processor, LABELS)
     ahead = []
-    for _ in classifier.stream(endless(), batch_size=batch_size, workers=workers):
-        given += 1
+    for items, _ in iter_image_embeds(placed.model, tiny.processor, endless(), batch_size=batch_size, workers=workers):
+        given += len(items)
         ahead.append(read - given)
     assert given == read == 1000
-    assert batch_size <= max(ahead) < (workers + 1) * batch_size
+    assert max(ahead) == placed.ahead * batch_size
 
-    stream = classifier.stream(endless(), batch_size=batch_size, workers=workers)
-    next(stream)
-    stream.close()
-    assert read == (workers + 1) * batch_size
+    embeds = iter_image_embeds(placed.model, tiny.processor, endless(), batch_size=batch_size, workers=workers)
+    next(embeds)
+    embeds.close()
+    assert read == (placed.ahead + 1) * batch_size
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("hf_clip")]
+
+
+def test_what_threads_do_while_the_model_computes(placed, tiny, images, monkeypatch):
+    """A GPU leaves the cores to them; beside a model on the CPU they only download."""
+    fetched, decoded, computed, pixels = [], [], [], np.asarray(images[0])
+
+    def open_image(address: str) -> Image.Image:
+        fetched.append(address)
+        return Image.fromarray(pixels)
+
+    def image_processor(images, **kwargs):
+        decoded.append(images[0])
+        return tiny.processor.image_processor(images=images, **kwargs)
+
+    def features(model, modality, inputs, normalize):
+        computed.append(len(inputs["pixel_values"]))
+        wanted = min(8, 2 * (len(computed) + placed.ahead))
+        deadline = time.monotonic() + 10
+        while len(fetched if placed.device == "cpu" else decoded) < wanted and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(fetched) == wanted
+        assert len(decoded) == (2 * len(computed) if placed.device == "cpu" else wanted)
+        return inputs["pixel_values"]
+
+    monkeypatch.setattr(zero_shot, "features", features)
+    monkeypatch.setattr(zero_shot, "open_image", open_image)
+    addresses = [f"https://example.org/{number}.png" for number in range(8)]
+    list(iter_image_embeds(placed.model, image_processor, addresses, batch_size=2, workers=2))
+    assert sorted(fetched) == addresses
+    assert computed == [2] * 4
 
 
 @pytest.fixture
