@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import clip
 import open_clip
@@ -57,7 +58,8 @@ class Peers:
         ways = {
             ORIGINAL: lambda texts: self.original.encode_text(clip.tokenize(texts, truncate=True).to(device)),
             OPEN_CLIP: lambda texts: self.open_clip.encode_text(tokenize(texts).to(device)),
-            EXACT: lambda texts: embed_texts(self.exact, self.processor, texts, normalize=False, truncation=True),
+            EXACT: partial(embed_texts, self.exact, self.processor, normalize=False, truncation=True),
+            OPTIMISED: partial(embed_texts, self.optimised, self.processor, normalize=False, truncation=True),
         }
         if self.stock is not None:
             ways[STOCK] = stock

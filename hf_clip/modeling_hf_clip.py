@@ -3,6 +3,9 @@
 Parameters of the text tower and the ViT are named as in transformers' own CLIP, so weights and LoRA recipes carry over.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,7 +30,13 @@ from .modeling_hf_clip_base import (
     unexpected_keys,
 )
 from .modeling_hf_clip_resnet import HFCLIPResNetModel
-from .optimization_hf_clip import HFCLIPFusedMLP
+from .optimization_hf_clip import (
+    HFCLIPFused,
+    HFCLIPFusedMLP,
+    HFCLIPFusedPatchEmbedding,
+    HFCLIPPrefixes,
+    runs_eagerly_on_cpu,
+)
 
 
 class HFCLIPLayerNorm(nn.LayerNorm):
@@ -44,6 +53,7 @@ class HFCLIPAttention(nn.Module):
         self.config = config
         self.is_causal = config.model_type == HFCLIPTextConfig.model_type
         width = config.hidden_size
+        self.head_dim = width // config.num_attention_heads
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -108,6 +118,41 @@ class HFCLIPEncoder(nn.Module):
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return hidden_states
 
+    def fused(self) -> "HFCLIPFusedEncoder":
+        return HFCLIPFusedEncoder(self)
+
+
+class HFCLIPFusedEncoder(HFCLIPFused, HFCLIPEncoder):
+    """Computes no more of the last layer, and of texts that begin alike, than what is read."""
+
+    def __init__(self, exact: HFCLIPEncoder):
+        nn.Module.__init__(self)
+        self.layers = exact.layers
+
+    def pooled(
+        self, hidden_states: torch.Tensor, read: torch.Tensor, prefixes: HFCLIPPrefixes | None = None, **kwargs
+    ) -> torch.Tensor:
+        """The final states (B, C) of the positions `read` (B,).
+
+        `hidden_states` is (B, L, C), where all attend to all, or (1, N, C) of N `prefixes`, where it is causal.
+        """
+        attend = prefixes and prefixes.attend
+        for layer in self.layers[:-1]:
+            hidden_states = layer(hidden_states, attend=attend, **kwargs)
+        layer, attention = self.layers[-1], self.layers[-1].self_attn
+        x = layer.layer_norm1(hidden_states)
+        key, value = attention.k_proj(x), attention.v_proj(x)
+        rows, mask = torch.arange(len(read), device=read.device), None
+        if prefixes is not None:
+            key, value = prefixes.spread(key), prefixes.spread(value)
+            mask = (torch.arange(key.shape[1]) <= read[:, None])[:, None, None]  # (B, 1, 1, L)
+            rows, read = 0, prefixes.number[rows, read]
+        query = attention.q_proj(x[rows, read])[:, None]
+        query, key, value = (y.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for y in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, mask).flatten(1)  # (B, H, 1, D) -> (B, C)
+        hidden_states = hidden_states[rows, read] + attention.out_proj(attended)
+        return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
+
 
 class HFCLIPTextEmbeddings(nn.Module):
     def __init__(self, config: HFCLIPTextConfig):
@@ -132,12 +177,17 @@ class HFCLIPTextEmbeddings(nn.Module):
         return self.token_embedding(input_ids).to(dtype) + self.position_embedding(position_ids).to(dtype)
 
 
+class HFCLIPPatchEmbedding(nn.Conv2d):
+    def fused(self) -> HFCLIPFusedPatchEmbedding:
+        return HFCLIPFusedPatchEmbedding(self)
+
+
 class HFCLIPVisionEmbeddings(nn.Module):
     def __init__(self, config: HFCLIPVisionConfig):
         super().__init__()
         self.config = config
         self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
-        self.patch_embedding = nn.Conv2d(
+        self.patch_embedding = HFCLIPPatchEmbedding(
             config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
         )
         self.position_embedding = nn.Embedding(config.grid_size**2 + 1, config.hidden_size)
@@ -177,6 +227,11 @@ class HFCLIPTransformerModel(HFCLIPPreTrainedModel):
         "post_layernorm",
         "final_layer_norm",
     ]
+
+    def pools_early(self, pooled_only: bool, kwargs: Mapping[str, Any]) -> bool:
+        """Whether to spare all but `pooler_output`: where the encoder can, and nothing else is asked for."""
+        asked = (kwargs.get(flag, getattr(self.config, flag)) for flag in ("output_hidden_states", "output_attentions"))
+        return pooled_only and isinstance(self.encoder, HFCLIPFusedEncoder) and not any(asked)
 
 
 class HFCLIPTextModel(HFCLIPTransformerModel):
@@ -221,19 +276,46 @@ class HFCLIPTextModel(HFCLIPTransformerModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        pooled_only: bool = False,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """`input_ids` (B, L) integers, L at most `max_position_embeddings`."""
+        """`input_ids` (B, L) integers, L at most `max_position_embeddings`. With `pooled_only` an optimised tower has
+        no `last_hidden_state`."""
         input_ids = input_ids.view(-1, input_ids.shape[-1])
+        # padding may reuse the EOT id: argmax takes the first match
+        eot = (input_ids == self.config.eos_token_id).int().argmax(-1)
+        if (
+            self.pools_early(pooled_only, kwargs)
+            and runs_eagerly_on_cpu(input_ids)
+            and position_ids is None
+            and _reaches(attention_mask, eot)
+        ):
+            return BaseModelOutputWithPooling(pooler_output=self.pooled(input_ids, eot, **kwargs))
         hidden_states = self.embeddings(input_ids, position_ids, self.dtype)
         attention_mask = create_causal_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, past_key_values=None
         )
         hidden_states = self.final_layer_norm(self.encoder(hidden_states, attention_mask, **kwargs))
-        # padding may reuse the EOT id: argmax takes the first match
-        eot = (input_ids == self.config.eos_token_id).int().argmax(-1)
         pooled = hidden_states[torch.arange(hidden_states.shape[0], device=eot.device), eot]
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def pooled(self, input_ids: torch.Tensor, eot: torch.Tensor, **kwargs) -> torch.Tensor:
+        """`pooler_output` alone, from an optimised encoder."""
+        counts = torch.arange(input_ids.shape[1]) <= eot[:, None]
+        texts, places = input_ids.where(counts, 0).unique(dim=0, return_inverse=True)
+        eot = (texts == self.config.eos_token_id).int().argmax(-1)
+        prefixes = HFCLIPPrefixes.of(texts, eot + 1)
+        hidden_states = prefixes.gather(self.embeddings(texts, None, self.dtype))
+        return self.final_layer_norm(self.encoder.pooled(hidden_states, eot, prefixes, **kwargs))[places]
+
+
+def _reaches(attention_mask: torch.Tensor | None, eot: torch.Tensor) -> bool:
+    """Whether all up to EOT is attended to, and so as if there were no mask."""
+    if attention_mask is None:
+        return True
+    if attention_mask.ndim != 2:
+        return False
+    return bool((attention_mask.bool() | (torch.arange(attention_mask.shape[1]) > eot[:, None])).all())
 
 
 class HFCLIPVisionModel(HFCLIPTransformerModel):
@@ -263,11 +345,20 @@ class HFCLIPVisionModel(HFCLIPTransformerModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        pooled_only: bool = False,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """`pixel_values` (B, 3, H, W), normalised by the processor."""
-        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)
-        hidden_states = self.encoder(self.pre_layrnorm(hidden_states), **kwargs)
+        """`pixel_values` (B, 3, H, W), normalised by the processor. With `pooled_only` an optimised tower has no
+        `last_hidden_state`."""
+        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))
+        if self.pools_early(pooled_only, kwargs):
+            first = torch.zeros(len(hidden_states), dtype=torch.long, device=hidden_states.device)
+            pooled = self.post_layernorm(self.encoder.pooled(hidden_states, first, **kwargs))
+            return BaseModelOutputWithPooling(pooler_output=pooled)
+        hidden_states = self.encoder(hidden_states, **kwargs)
         pooled = self.post_layernorm(hidden_states[:, 0])
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
@@ -313,7 +404,9 @@ class HFCLIPModel(HFCLIPPreTrainedModel):
         self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
     ) -> BaseModelOutputWithPooling:
         """The vision tower's output with the image embeddings (B, projection_dim), unnormalised, as `pooler_output`."""
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+        outputs = self.vision_model(
+            pixel_values, interpolate_pos_encoding, pooled_only=True, return_dict=True, **kwargs
+        )
         outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
 
@@ -326,7 +419,7 @@ class HFCLIPModel(HFCLIPPreTrainedModel):
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """The text tower's output with the text embeddings (B, projection_dim), unnormalised, as `pooler_output`."""
-        outputs = self.text_model(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+        outputs = self.text_model(input_ids, attention_mask, position_ids, pooled_only=True, return_dict=True, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
@@ -402,7 +495,7 @@ class HFCLIPTextModelWithProjection(HFCLIPPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> CLIPTextModelOutput:
-        outputs = self.text_model(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+        outputs = self.text_model(input_ids, attention_mask, position_ids, pooled_only=True, return_dict=True, **kwargs)
         return CLIPTextModelOutput(
             text_embeds=self.text_projection(outputs.pooler_output),
             last_hidden_state=outputs.last_hidden_state,
@@ -433,7 +526,9 @@ class HFCLIPVisionModelWithProjection(HFCLIPPreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
     ) -> CLIPVisionModelOutput:
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+        outputs = self.vision_model(
+            pixel_values, interpolate_pos_encoding, pooled_only=True, return_dict=True, **kwargs
+        )
         return CLIPVisionModelOutput(
             image_embeds=self.visual_projection(outputs.pooler_output),
             last_hidden_state=outputs.last_hidden_state,

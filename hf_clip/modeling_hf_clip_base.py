@@ -1,6 +1,7 @@
 """What both vision families and the text tower share."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -74,9 +75,12 @@ class HFCLIPPreTrainedModel(PreTrainedModel):
         trained or saved. Called again it changes nothing; `optimizations` lists what it did.
 
         ResNets: BatchNorms folded into channels_last convolutions, sums and ReLUs into their kernels (fp32 on the CPU),
-        and an attention pooling that projects one row instead of all positions. ViTs and text towers: quick_gelu in one
-        pass. Embeddings of unit norm move by under 1e-6 in fp32 (random RN50, RN50x4 and ViT-B/32; by 1.2e-7 in any one
-        number), in half precision by as much as its own roundings.
+        and an attention pooling that projects one row instead of all positions. ViTs and text towers: patches embedded
+        by one product of matrices, quick_gelu in one pass, and the last layer only at the position that is read, so the
+        outputs with embeddings have no `last_hidden_state` unless `output_hidden_states=True`. On the CPU, texts of a
+        batch that begin alike are computed once up to where they part, without padding, and large batches go through
+        in parts that fit the cache. Embeddings of unit norm move by under 1e-6 in fp32 (random RN50, RN50x4 and
+        ViT-B/32; by under 2e-7 in any one number), in half precision by as much as its own roundings.
 
         Raises ValueError in training mode, and where weights are quantised, split over devices, or behind adapters.
         """
@@ -108,10 +112,10 @@ class HFCLIPPreTrainedModel(PreTrainedModel):
 def _fuse(module: nn.Module) -> None:
     """Replace everything below `module` that has a fused form."""
     for name, child in module.named_children():
+        if not isinstance(child, HFCLIPFused):
+            _fuse(child)
         if hasattr(child, "fused"):
             setattr(module, name, child.fused())
-        elif not isinstance(child, HFCLIPFused):
-            _fuse(child)
 
 
 def _align(model: nn.Module) -> None:
@@ -161,15 +165,16 @@ def multi_head_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     dropout: float = 0.0,
+    attend: Callable | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend with the configured backend.
+    """Attend with the configured backend, unless `attend` is given.
 
     `query` (B, L, C), `key` and `value` (B, S, C) give (B, L, C) and, from the eager backend, weights (B, H, L, S).
     """
     config = module.config
-    head_dim = config.hidden_size // config.num_attention_heads
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
+    head_dim = query.shape[-1] // config.num_attention_heads
+    attend = attend or ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
     output, weights = attend(
         module,
         *(x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (query, key, value)),  # (B, L, C) -> (B, H, L, D)

@@ -195,11 +195,12 @@ class HFCLIPResNetModel(HFCLIPPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
+        pooled_only: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """`pixel_values` (B, 3, H, W), normalised by the processor."""
+        """`pixel_values` (B, 3, H, W), normalised by the processor. `pooled_only`, for ViTs, changes nothing here."""
         if not interpolate_pos_encoding:
             check_image_size(*pixel_values.shape[-2:], self.config)
         if output_hidden_states is None:

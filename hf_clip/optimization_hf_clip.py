@@ -1,6 +1,7 @@
 """Faster forms of modules, for inference: the same functions, equal up to rounding, of other tensors."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -104,13 +105,79 @@ class HFCLIPFusedAttentionPooling(HFCLIPFused):
         return exact.out_proj((value + per_head(exact.v_proj.bias, heads)).flatten(1)), weights[:, :, None]
 
 
+class HFCLIPFusedPatchEmbedding(HFCLIPFused):
+    """A convolution whose stride is its kernel is one product of matrices."""
+
+    def __init__(self, exact: nn.Conv2d):
+        super().__init__()
+        self.exact = exact
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.exact.weight
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) gives (B, C, H / P, W / P)."""
+        side = self.exact.kernel_size[0]
+        rows, columns = pixel_values.shape[2] // side, pixel_values.shape[3] // side
+        patches = pixel_values[:, :, : rows * side, : columns * side].unflatten(2, (rows, side))
+        patches = patches.unflatten(4, (columns, side)).permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, rows, columns, 3PP)
+        return F.linear(patches, self.exact.weight.flatten(1)).permute(0, 3, 1, 2)
+
+
+@dataclass
+class HFCLIPPrefixes:
+    """Texts (B, L) as the N different prefixes that they begin with: after equal ones a causal tower has equal states.
+
+    `first` (B, L) marks where each stands first, `number` (B, L) says which of the N, in that order, a position has.
+    """
+
+    first: torch.Tensor
+    number: torch.Tensor
+
+    @classmethod
+    def of(cls, input_ids: torch.Tensor, lengths: torch.Tensor) -> "HFCLIPPrefixes":
+        """`input_ids` (B, L) in lexicographic order, of which the first `lengths` (B,) of a row count."""
+        first = torch.arange(input_ids.shape[1]) < lengths[:, None]
+        first[1:] &= (input_ids[1:] != input_ids[:-1]).cumsum(1) > 0
+        number = first.flatten().cumsum(0).view_as(first) - 1
+        owner = torch.where(first, torch.arange(len(first))[:, None], 0).cummax(0).values
+        width = lengths.max()
+        return cls(first[:, :width], number.gather(0, owner)[:, :width])
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, L, ...), or more columns, gives (1, N, ...)."""
+        return x[:, : self.first.shape[1]][self.first][None]
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, N, ...) gives (B, L, ...)."""
+        return x[0, self.number]
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, None]:
+        """Causal attention, as a backend of transformers: (1, H, N, D) give (1, N, H, D)."""
+        query, key, value = (self.spread(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
+        output = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, L, D)
+        return self.gather(output.transpose(1, 2)), None
+
+
 def by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, values: int) -> torch.Tensor:
     """`function(x)`, on the CPU in equal parts along the first axis; a row makes a result of `values` numbers."""
-    plain = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    parts = -(-len(x) * values * x.element_size() // CACHE_BYTES) if plain else 1
+    parts = -(-len(x) * values * x.element_size() // CACHE_BYTES) if runs_eagerly_on_cpu(x) else 1
     if parts <= 1:
         return function(x)
     return torch.cat([function(part) for part in x.split(-(-len(x) // parts))])
+
+
+def runs_eagerly_on_cpu(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def per_head(tensor: torch.Tensor, heads: int) -> torch.Tensor:
@@ -147,9 +214,8 @@ def has_onednn_kernel(x: torch.Tensor) -> bool:
     would rather choose itself.
     """
     return (
-        x.device.type == "cpu"
+        runs_eagerly_on_cpu(x)
         and x.dtype == torch.float32
-        and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and x.requires_grad)
         and torch.backends.mkldnn.is_available()
     )
@@ -159,6 +225,8 @@ __all__ = [
     "HFCLIPFused",
     "HFCLIPFusedAttentionPooling",
     "HFCLIPFusedMLP",
+    "HFCLIPFusedPatchEmbedding",
     "HFCLIPFusedResNetStage",
     "HFCLIPFusedResNetStem",
+    "HFCLIPPrefixes",
 ]

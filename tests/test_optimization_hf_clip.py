@@ -23,9 +23,10 @@ from hf_clip.optimization_hf_clip import folded
 # how far embeddings of unit norm may move, by the dtype of the products
 BOUNDS = {torch.float32: 1e-6, torch.float16: 4e-3, torch.bfloat16: 4e-2}
 EXPECTED = {
-    "tiny ViT": {"HFCLIPFusedMLP": 2 + 2},
+    "tiny ViT": {"HFCLIPFusedMLP": 2 + 2, "HFCLIPFusedEncoder": 2, "HFCLIPFusedPatchEmbedding": 1},
     "tiny ResNet": {
         "HFCLIPFusedMLP": 2,
+        "HFCLIPFusedEncoder": 1,
         "HFCLIPFusedResNetStem": 1,
         "HFCLIPFusedResNetStage": 4,
         "HFCLIPFusedAttentionPooling": 1,
@@ -105,6 +106,74 @@ def test_what_has_changed(model, family):
             assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+EOT = 49407
+
+
+def random_texts(count: int, length: int, end: bool = True) -> torch.Tensor:
+    """Token ids (count, length) that often begin alike, with EOT anywhere and then anything."""
+    ids = torch.randint(0, 3, (count, length), generator=torch.Generator().manual_seed(count))
+    if end:
+        ids[torch.arange(count), torch.arange(count) % length] = EOT
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "end"), [(1, 1, True), (1, 77, True), (40, 5, True), (40, 77, True), (3, 9, False)]
+)
+def test_texts_that_begin_alike(repositories, count, length, end):
+    """Each position is computed once for all texts with the same tokens up to there, and none after EOT."""
+    exact = HFCLIPTextModelWithProjection.from_pretrained(repositories["tiny ViT"]).eval()
+    optimised = copy.deepcopy(exact).optimize_for_inference()
+    ids = random_texts(count, length, end)
+    computed = []
+    for layer in optimised.text_model.encoder.layers:
+        layer.mlp.register_forward_pre_hook(lambda mlp, args: computed.append(args[0].flatten(0, -2).shape[0]))
+    embeds = optimised(ids).text_embeds
+    texts = {tuple(row[: row.index(EOT) + 1] if end else row[:1]) for row in ids.tolist()}
+    assert computed == [len({text[:stop] for text in texts for stop in range(1, len(text) + 1)}), len(texts)]
+    assert distance(embeds, exact(ids).text_embeds) < 1e-6
+
+
+def test_masks_and_positions(repositories):
+    """A mask that hides only what follows EOT changes nothing; others, and other positions, count as they do without
+    optimisation."""
+    exact = HFCLIPTextModelWithProjection.from_pretrained(repositories["tiny ViT"]).eval()
+    optimised = copy.deepcopy(exact).optimize_for_inference()
+    ids = random_texts(20, 9)
+    eot = (ids == EOT).int().argmax(-1)
+    up_to_eot = (torch.arange(9) <= eot[:, None]).long()
+    expected = exact(ids).text_embeds
+    plain = optimised(ids).text_embeds
+    assert torch.equal(optimised(ids, up_to_eot).text_embeds, plain)
+    assert torch.equal(optimised(ids, up_to_eot.bool()).text_embeds, plain)
+    left = up_to_eot.clone()
+    left[:, 0] = eot == 0
+    causal = torch.ones(9, 9, dtype=torch.bool).tril() & (torch.arange(9) != 2) | torch.eye(9, dtype=torch.bool)
+    options = {
+        "left": {"attention_mask": left},
+        "of every pair": {"attention_mask": causal.expand(20, 1, 9, 9)},
+        "positions": {"position_ids": torch.arange(9).flip(0)},
+    }
+    for name, option in options.items():
+        theirs = exact(ids, **option).text_embeds
+        assert distance(theirs, expected) > 1e-3, name
+        assert distance(optimised(ids, **option).text_embeds, theirs) < 1e-6, name
+    with pytest.raises(ValueError, match="78 tokens long, the model reads at most 77"):
+        optimised(random_texts(2, 78))
+
+
+def test_hidden_states_are_computed_where_they_are_asked_for(model, family, batch):
+    exact = model.get_text_features(batch["input_ids"]).last_hidden_state
+    optimised = model.optimize_for_inference().get_text_features
+    assert optimised(batch["input_ids"]).last_hidden_state is None
+    assert distance(optimised(batch["input_ids"], output_hidden_states=True).last_hidden_state, exact) < 1e-6
+    assert distance(model.text_model(batch["input_ids"]).last_hidden_state, exact) < 1e-6
+    model.config.text_config.output_hidden_states = True
+    assert distance(optimised(batch["input_ids"]).last_hidden_state, exact) < 1e-6
+    images = model.get_image_features(batch["pixel_values"])
+    assert (images.last_hidden_state is None) == ("ViT" in family)
+
+
 def test_folding_rounds_once():
     """Also where a whole model, BatchNorms and all, was cast."""
     torch.manual_seed(0)
@@ -174,7 +243,7 @@ def test_other_activations_are_left_alone():
     model = HFCLIPTextModel(config).eval()
     ids = torch.tensor([[1, 2, 49407]])
     expected = model(ids).pooler_output
-    assert model.optimize_for_inference().optimizations == {}
+    assert model.optimize_for_inference().optimizations == {"HFCLIPFusedEncoder": 1}
     assert torch.equal(model(ids).pooler_output, expected)
 
 
