@@ -1,5 +1,6 @@
 """What every benchmark shares: peers that take turns, and the rows that they give."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -36,16 +37,17 @@ class Row:
 
 
 def take_turns(ways: dict[str, Callable[[], object]], rounds: int, label: str, pause: float = 0.0) -> dict[str, float]:
-    """The median seconds of each way. Every round runs all of them, each time in another order; one round warms up.
+    """The median seconds of each way. Every round runs all of them, in random order; one round warms up.
 
     No round begins after SECONDS, save the first two. `pause` gives PyTorch's threads, which go on spinning after a
     call, the seconds to fall asleep before the next.
     """
-    names, seconds, begin = list(ways), {name: [] for name in ways}, time.perf_counter()
+    # in a fixed order each would always follow the same one, and find the caches and the clock as that left them
+    rng, seconds, begin = random.Random(0), {name: [] for name in ways}, time.perf_counter()
     for turn in tqdm(range(rounds + 1), desc=label, leave=False):
         if turn > 2 and time.perf_counter() - begin > SECONDS:
             break
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in rng.sample(list(ways), len(ways)):
             time.sleep(pause)
             start = time.perf_counter()
             ways[name]()

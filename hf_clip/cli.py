@@ -15,12 +15,12 @@ import torch
 import typer
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoModel, AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .feature_store import FeatureStore, Record, as_line, check_output, image_paths, scan
 from .score_plot import draw_scores, supported_suffixes
-from .zero_shot import SAME_PRECISION, TEMPLATE, ZeroShotClassifier, embed_images, iter_image_embeds, name_of
+from .zero_shot import SAME_PRECISION, TEMPLATE, ZeroShotClassifier, embed_images, iter_image_embeds, load_clip, name_of
 
 MAX_DRAWN = 64
 MAX_NAMED = 10
@@ -317,17 +317,17 @@ def load(
         raise CommandError(f"can't compute on {device}: {first_line(error)}") from error
     logging.disable_progress_bar()
     try:
-        options = {"dtype": getattr(torch, dtype.value), "trust_remote_code": trust_remote_code}
-        model = AutoModel.from_pretrained(model_id, **options).eval().to(device)
-        processor = AutoProcessor.from_pretrained(model_id, trust_remote_code=trust_remote_code)
+        model, processor = load_clip(
+            model_id,
+            device=device,
+            dtype=getattr(torch, dtype.value),
+            optimize=optimize,
+            trust_remote_code=trust_remote_code,
+        )
     except Exception as error:  # of a file that is broken, whatever its reader raises
         raise CommandError(f"can't load {model_id}: {first_line(error)}") from error
     if not hasattr(model, "get_image_features"):
         raise CommandError(f"{model_id} is a {type(model).__name__}, not a CLIP with both towers.")
-    if optimize:
-        if not hasattr(model, "optimize_for_inference"):
-            raise CommandError(f"{type(model).__name__} has no optimize_for_inference(): leave --optimize out.")
-        model.optimize_for_inference()
     return model, processor
 
 

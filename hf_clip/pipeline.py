@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+from PIL import Image
+from torch.utils.data import get_worker_info
 from transformers import BatchFeature
 from transformers import ZeroShotImageClassificationPipeline as StockPipeline
 from transformers.image_utils import load_image
@@ -53,13 +55,17 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
             forward["tokenizer_kwargs"] = tokenizer_kwargs
         return preprocess, forward, postprocess
 
-    def preprocess(self, image: Any, timeout: float | None = None) -> BatchFeature:
-        inputs = self.image_processor(images=[load_image(image, timeout=timeout)], return_tensors="pt")
-        return inputs.to(self.dtype)
+    def preprocess(self, image: Any, timeout: float | None = None) -> dict[str, Any]:
+        image = load_image(image, timeout=timeout)
+        # the images of a batch share the cores in `_forward`, unless the processes of a loader do
+        return {"images": image} if get_worker_info() is None else self._pixels(image)
+
+    def _pixels(self, images: Image.Image | list[Image.Image]) -> BatchFeature:
+        return self.image_processor(images=images, return_tensors="pt").to(self.dtype)
 
     def _forward(
         self,
-        model_inputs: BatchFeature,
+        model_inputs: dict[str, Any],
         candidate_labels: list[str],
         templates: list[str] | tuple[str] = ("This is a photo of {}.",),
         tokenizer_kwargs: dict[str, Any] | None = None,
@@ -77,7 +83,8 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
                 self.model, self.tokenizer, candidate_labels, templates, **tokenizer_kwargs
             ).to(self.model.device)
             self._key = key
-        image_embeds = features(self.model, "image", model_inputs)
+        pixels = self._pixels(**model_inputs) if "images" in model_inputs else model_inputs
+        image_embeds = features(self.model, "image", pixels)
         return {"logits": similarities(self.model, image_embeds, self._class_embeds)}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], candidate_labels: list[str]) -> list[dict]:

@@ -57,6 +57,33 @@ def check_model(model: PreTrainedModel) -> None:
         raise TypeError(f"{type(model).__name__} {why}: zero-shot classification here wants a CLIP with both towers.")
 
 
+def load_clip(
+    model_id: str | os.PathLike,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    optimize: bool = False,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, Any]:
+    """Model, in evaluation mode, and processor of a folder or a Hub id.
+
+    Raises ValueError where `optimize` is asked of a model that has no `optimize_for_inference`.
+    """
+    options = {} if dtype is None else {"dtype": dtype}
+    model = AutoModel.from_pretrained(model_id, trust_remote_code=trust_remote_code, **options).eval()
+    processor = AutoProcessor.from_pretrained(model_id, trust_remote_code=trust_remote_code)
+    if device is not None:
+        model = model.to(device)
+    if optimize:
+        if not hasattr(model, "optimize_for_inference"):
+            raise ValueError(
+                f"{type(model).__name__} has no optimize_for_inference(): leave optimize off, or convert the "
+                "checkpoint to HFCLIPModel."
+            )
+        model.optimize_for_inference()
+    return model, processor
+
+
 def features(
     model: PreTrainedModel, modality: str, inputs: Mapping[str, torch.Tensor], normalize: bool = True
 ) -> torch.Tensor:
@@ -421,18 +448,9 @@ class ZeroShotClassifier:
         trust_remote_code: bool = False,
     ) -> "ZeroShotClassifier":
         """The same from a folder or a Hub id; `optimize` calls the model's `optimize_for_inference()`."""
-        options = {} if dtype is None else {"dtype": dtype}
-        model = AutoModel.from_pretrained(model_id, trust_remote_code=trust_remote_code, **options).eval()
-        processor = AutoProcessor.from_pretrained(model_id, trust_remote_code=trust_remote_code)
-        if device is not None:
-            model = model.to(device)
-        if optimize:
-            if not hasattr(model, "optimize_for_inference"):
-                raise ValueError(
-                    f"{type(model).__name__} has no optimize_for_inference(): leave optimize off, or load "
-                    f"{model_id} with HFCLIPModel."
-                )
-            model.optimize_for_inference()
+        model, processor = load_clip(
+            model_id, device=device, dtype=dtype, optimize=optimize, trust_remote_code=trust_remote_code
+        )
         return cls(model, processor, labels, templates)
 
     @classmethod
@@ -534,4 +552,5 @@ __all__ = [
     "embed_labels",
     "embed_texts",
     "iter_image_embeds",
+    "load_clip",
 ]

@@ -123,6 +123,17 @@ def left_behind(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.suffix in (".new", ".lock") or ".partial" in path.name}
 
 
+def test_optimize(repositories, photos, tmp_path, family, monkeypatch):
+    calls, optimize = [], HFCLIPModel.optimize_for_inference
+    monkeypatch.setattr(
+        HFCLIPModel, "optimize_for_inference", lambda self: calls.append(self.training) or optimize(self)
+    )
+    arguments = ["embed", photos, "-m", repositories[family], "-o"]
+    assert run(*arguments, tmp_path / "exact.npy") == run(*arguments, tmp_path / "fast.npy", "--optimize") == 0
+    assert calls == [False]
+    assert_close(read(tmp_path / "fast.npy"), read(tmp_path / "exact.npy"))
+
+
 # --- classify ---------------------------------------------------------------------------------------------------------
 
 

@@ -104,6 +104,7 @@ def differ(one, other) -> bool:
         pytest.param(lambda paths: (path for path in paths), {}, id="generator"),
         pytest.param(lambda paths: (path for path in paths), {"batch_size": 3}, id="generator in batches"),
         pytest.param(Images, {"batch_size": 2}, id="dataset"),
+        pytest.param(Images, {"batch_size": 2, "num_workers": 2}, id="processes"),
         pytest.param(lambda paths: paths, {"candidate_labels": ["cat"]}, id="one label"),
         pytest.param(lambda paths: paths, {"candidate_labels": ["cat", "dog", "cat"]}, id="a label twice"),
         pytest.param(lambda paths: paths, {"candidate_labels": ("one", 1, 2.5)}, id="labels that are no texts"),
