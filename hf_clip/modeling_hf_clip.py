@@ -292,9 +292,8 @@ class HFCLIPTextModel(HFCLIPTransformerModel):
         ):
             return BaseModelOutputWithPooling(pooler_output=self.pooled(input_ids, eot, **kwargs))
         hidden_states = self.embeddings(input_ids, position_ids, self.dtype)
-        attention_mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, past_key_values=None
-        )
+        # without a cache, by place: its name is another from transformers 5.24 on
+        attention_mask = create_causal_mask(self.config, hidden_states, attention_mask, None)
         hidden_states = self.final_layer_norm(self.encoder(hidden_states, attention_mask, **kwargs))
         pooled = hidden_states[torch.arange(hidden_states.shape[0], device=eot.device), eot]
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)

@@ -467,7 +467,10 @@ def test_a_process_that_is_stopped(number, repositories, tmp_path, capfd):
     for place in range(1, images):
         os.link(folder / "0000.png", folder / f"{place:04}.png")
     arguments = ["embed", folder, "--output", output, "--model", repositories[FAMILIES[0]], "--batch-size"]
+    # a shell's background jobs ignore SIGINT, and so would their children
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, "-m", "hf_clip", *map(str, arguments), "1"])
+    signal.signal(signal.SIGINT, handler)
     rows = Path(f"{output}.partial")
     deadline = time.monotonic() + 120
     while not (rows.exists() and rows.stat().st_size > 10 * 256):

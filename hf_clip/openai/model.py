@@ -74,9 +74,7 @@ class Transformer(OriginalNames):
         x = x.transpose(0, 1)  # (L, B, C) -> (B, L, C)
         attention, mask = self.encoder.layers[0].self_attn, None
         if attention.is_causal:
-            mask = create_causal_mask(
-                config=attention.config, inputs_embeds=x, attention_mask=None, past_key_values=None
-            )
+            mask = create_causal_mask(attention.config, x, None, None)
         return self.encoder(x, mask).transpose(0, 1)  # (B, L, C) -> (L, B, C)
 
 
