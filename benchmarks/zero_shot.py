@@ -29,7 +29,7 @@ from .tokenization import english_words
 MODEL = "ViT-B/32"
 TEMPLATE = "This is a photo of {}."
 TASK = "zero-shot-image-classification"
-IMAGES, LABELS, FILES, TURNS, BATCH = 100, 1000, 2000, 4, 16
+IMAGES, LABELS, FILES, PART, BATCH = 100, 1000, 2000, 80, 16
 SIZES = (100, 1_000, 10_000)
 ALONE = "image encoding alone"
 
@@ -106,21 +106,23 @@ def original_labels(peers: Peers, labels: list[str]) -> None:
 
 
 def files(peers: Peers) -> list[Row]:
-    """JPEG files to embeddings, beside the model on ready tensors: each goes through all FILES once, in TURNS parts."""
+    """JPEG files to embeddings, beside the model on ready tensors: each goes through all FILES once, PART at a time."""
     with tempfile.TemporaryDirectory() as folder:
         paths = write_jpegs(Path(folder), FILES)
-        images = [Image.open(path) for path in paths[: FILES // TURNS]]
+        parts = [paths[start : start + PART] for start in range(0, FILES, PART)]
+        images = [Image.open(path) for path in parts[0]]
         pixels = peers.processor(images=images, return_tensors="pt")["pixel_values"].to(peers.exact.device)
-        seconds = {"ready tensors": 0.0, "hf_clip from files": 0.0}
-        encode_all(peers, pixels[:BATCH])
-        for turn in range(TURNS):
-            part = paths[turn * len(images) : (turn + 1) * len(images)]
-            ways = [
-                lambda: encode_all(peers, pixels),
-                lambda part=part: embed_images(peers.exact, peers.processor, part),
-            ]
-            for peer, way in list(zip(seconds, ways, strict=True))[:: 1 - turn % 2 * 2]:
-                seconds[peer] += once(way, peer)
+        ways = {
+            "ready tensors": lambda part: encode_all(peers, pixels),
+            "hf_clip from files": lambda part: embed_images(peers.exact, peers.processor, part),
+        }
+        seconds = dict.fromkeys(ways, 0.0)
+        encode_all(peers, pixels)
+        for number, part in enumerate(tqdm(parts, desc="JPEG files", leave=False)):
+            for peer in list(ways)[:: 1 - number % 2 * 2]:
+                start = time.perf_counter()
+                ways[peer](part)
+                seconds[peer] += time.perf_counter() - start
     case = f"{MODEL}, {FILES:,} JPEGs, 640x480"
     return rows_of("embedding files", case, seconds, FILES, baseline="ready tensors")
 

@@ -145,7 +145,7 @@ class HFCLIPFusedEncoder(HFCLIPFused, HFCLIPEncoder):
         rows, mask = torch.arange(len(read), device=read.device), None
         if prefixes is not None:
             key, value = prefixes.spread(key), prefixes.spread(value)
-            mask = (torch.arange(key.shape[1]) <= read[:, None])[:, None, None]  # (B, 1, 1, L)
+            mask = up_to(read, key.shape[1])[:, None, None]  # (B, 1, 1, L)
             rows, read = 0, prefixes.number[rows, read]
         query = attention.q_proj(x[rows, read])[:, None]
         query, key, value = (y.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for y in (query, key, value))
@@ -300,8 +300,7 @@ class HFCLIPTextModel(HFCLIPTransformerModel):
 
     def pooled(self, input_ids: torch.Tensor, eot: torch.Tensor, **kwargs) -> torch.Tensor:
         """`pooler_output` alone, from an optimised encoder."""
-        counts = torch.arange(input_ids.shape[1]) <= eot[:, None]
-        texts, places = input_ids.where(counts, 0).unique(dim=0, return_inverse=True)
+        texts, places = input_ids.where(up_to(eot, input_ids.shape[1]), 0).unique(dim=0, return_inverse=True)
         eot = (texts == self.config.eos_token_id).int().argmax(-1)
         prefixes = HFCLIPPrefixes.of(texts, eot + 1)
         hidden_states = prefixes.gather(self.embeddings(texts, None, self.dtype))
@@ -314,7 +313,12 @@ def _reaches(attention_mask: torch.Tensor | None, eot: torch.Tensor) -> bool:
         return True
     if attention_mask.ndim != 2:
         return False
-    return bool((attention_mask.bool() | (torch.arange(attention_mask.shape[1]) > eot[:, None])).all())
+    return bool((attention_mask.bool() | ~up_to(eot, attention_mask.shape[1])).all())
+
+
+def up_to(places: torch.Tensor, length: int) -> torch.Tensor:
+    """(B,) as masks (B, L), which are true up to that place."""
+    return torch.arange(length, device=places.device) <= places[:, None]
 
 
 class HFCLIPVisionModel(HFCLIPTransformerModel):

@@ -138,10 +138,11 @@ class HFCLIPPrefixes:
     @classmethod
     def of(cls, input_ids: torch.Tensor, lengths: torch.Tensor) -> "HFCLIPPrefixes":
         """`input_ids` (B, L) in lexicographic order, of which the first `lengths` (B,) of a row count."""
-        first = torch.arange(input_ids.shape[1]) < lengths[:, None]
+        rows, columns = (torch.arange(size, device=input_ids.device) for size in input_ids.shape)
+        first = columns < lengths[:, None]
         first[1:] &= (input_ids[1:] != input_ids[:-1]).cumsum(1) > 0
         number = first.flatten().cumsum(0).view_as(first) - 1
-        owner = torch.where(first, torch.arange(len(first))[:, None], 0).cummax(0).values
+        owner = torch.where(first, rows[:, None], 0).cummax(0).values
         width = lengths.max()
         return cls(first[:, :width], number.gather(0, owner)[:, :width])
 
