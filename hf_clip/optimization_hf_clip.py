@@ -178,7 +178,8 @@ def by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, 
 
 
 def runs_eagerly_on_cpu(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether steps may depend on the values and the size of what comes: a graph keeps those it was made with."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def per_head(tensor: torch.Tensor, heads: int) -> torch.Tensor:

@@ -273,6 +273,14 @@ def test_gradients_reach_the_pixels(model, batch):
     assert distance(*gradients) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:FutureWarning")
+def test_a_trace_serves_other_inputs(repositories, family):
+    exact = HFCLIPTextModelWithProjection.from_pretrained(repositories[family]).eval()
+    optimised = copy.deepcopy(exact).optimize_for_inference()
+    traced = torch.jit.trace(lambda ids: optimised(ids).text_embeds, random_texts(20, 9)[:1], check_trace=False)
+    assert distance(traced(random_texts(40, 9)), exact(random_texts(40, 9)).text_embeds) < 1e-6
+
+
 @pytest.mark.slow
 def test_compiles_without_graph_breaks(model, batch):
     """Traced; what a backend makes of the graph is torch's own."""
