@@ -34,11 +34,15 @@ from transformers.models.auto.image_processing_auto import DEFAULT_TO_PIL_BACKEN
 MAX_RESIZED_PIXELS = 2**28
 
 
+def is_address(source: str) -> bool:
+    return source.startswith(("http://", "https://", "data:"))
+
+
 def open_image(source: str | os.PathLike) -> Image.Image:
     """The image at a path, an `http(s)://` or a `data:` address, as the file has it: own mode, not turned by EXIF."""
     source = os.fspath(source)
     try:
-        if source.startswith(("http://", "https://", "data:")):
+        if is_address(source):
             # some sites turn urllib's own name away
             with urlopen(Request(source, headers={"User-Agent": "hf_clip"}), timeout=60) as response:
                 content = response.read()

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from .files import replacing
-from .image_processing_hf_clip import open_image
+from .image_processing_hf_clip import is_address, open_image
 from .modeling_hf_clip_base import contrastive_logits
 from .modeling_hf_clip_base import normalize as unit_length
 
@@ -179,9 +179,8 @@ def _image_features(
     decoded = map(decode, _ahead(fetched, 1)) if model.device.type == "cpu" else _ahead(map(decode, fetched), 2)
     try:
         for batch in decoded:
-            items, pixel_values = _finished(batch, on_error)
+            items, pixel_values = _finished(batch, image_size, on_error)
             if items:
-                _check_size(pixel_values, image_size)
                 yield items, features(model, "image", {"pixel_values": pixel_values}, normalize)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -248,8 +247,7 @@ def _fetch(pool: Executor, batch: torch.Tensor | list[tuple[int, Any]]) -> torch
 
 
 def _downloaded(item: Any) -> Any:
-    is_address = isinstance(item, str) and item.startswith(("http://", "https://", "data:"))
-    return open_image(item) if is_address else item
+    return open_image(item) if isinstance(item, str) and is_address(item) else item
 
 
 def _decode(
@@ -278,15 +276,15 @@ def _pixel_values(image_processor: Any, lock: Lock, index: int, item: Any, fetch
 
 
 def _finished(
-    batch: torch.Tensor | list[tuple[Any, Future]], on_error: OnError | None
+    batch: torch.Tensor | list[tuple[Any, Future]], image_size: int, on_error: OnError | None
 ) -> tuple[list[Any], torch.Tensor | None]:
     """The items of a batch and their pixels; those that can't be read go to `on_error`."""
     if isinstance(batch, torch.Tensor):
-        return list(batch), batch
+        return list(batch), _checked(batch, image_size)
     items, pixel_values = [], []
     for item, future in batch:
         try:
-            pixel_values.append(future.result())
+            pixel_values.append(_checked(future.result(), image_size))
         except UnreadableImageError as error:
             if on_error is None:
                 raise
@@ -296,13 +294,14 @@ def _finished(
     return items, torch.cat(pixel_values) if items else None
 
 
-def _check_size(pixel_values: torch.Tensor, image_size: int) -> None:
+def _checked(pixel_values: torch.Tensor, image_size: int) -> torch.Tensor:
     if pixel_values.shape[-2:] != (image_size, image_size):
         height, width = pixel_values.shape[-2:]
         raise ValueError(
             f"the images come {height}x{width} from the processor, the model reads {image_size}x{image_size}: use the "
             "processor of the same repository."
         )
+    return pixel_values
 
 
 def _count(images: Any) -> int | None:

@@ -533,6 +533,12 @@ def test_wrong_parts(tiny, folders, paths):
     resnet = load(folders["tiny ResNet"])
     with pytest.raises(ValueError, match=r"come 64x64 from the processor, the model reads 32x32: use the processor of"):
         embed_images(tiny.model, resnet.processor, paths)
+    uncropped = copy.deepcopy(tiny.processor)
+    uncropped.image_processor.do_center_crop = False
+    with pytest.raises(
+        ValueError, match=r"come \d+x\d+ from the processor, the model reads 32x32: use the processor of"
+    ):
+        embed_images(tiny.model, uncropped, paths)
     bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=10))
     with pytest.raises(TypeError, match="BertModel has no get_image_features"):
         ZeroShotClassifier(bert, tiny.processor, LABELS)
