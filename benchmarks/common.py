@@ -36,6 +36,15 @@ class Row:
         return self.items / self.seconds
 
 
+def timed(function: Callable, *args) -> float:
+    """Seconds of one call, until a GPU has done its part."""
+    start = time.perf_counter()
+    function(*args)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def take_turns(ways: dict[str, Callable[[], object]], rounds: int, label: str, pause: float = 0.0) -> dict[str, float]:
     """The median seconds of each way. Every round runs all of them, in random order; one round warms up.
 
@@ -49,12 +58,9 @@ def take_turns(ways: dict[str, Callable[[], object]], rounds: int, label: str, p
             break
         for name in rng.sample(list(ways), len(ways)):
             time.sleep(pause)
-            start = time.perf_counter()
-            ways[name]()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            elapsed = timed(ways[name])
             if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(elapsed)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -7,7 +7,6 @@ All peers make `(n, 77)` int64 tensors. "Cold" is a tokenizer's first pass over 
 import itertools
 import random
 import statistics
-import time
 from collections.abc import Callable
 
 import clip
@@ -19,7 +18,7 @@ from transformers import CLIPTokenizer
 from hf_clip.openai.vocabulary import load_vocabulary
 from hf_clip.tokenization_hf_clip import HFCLIPTokenizer
 
-from .common import ORIGINAL, Row, rows_of
+from .common import ORIGINAL, Row, rows_of, timed
 
 TEXTS = 10_000
 TEMPLATES = (
@@ -120,12 +119,6 @@ def open_clip_tokenizer() -> Callable[[list[str]], torch.Tensor]:
 PEERS = {ORIGINAL: original, "open_clip": open_clip_tokenizer, "transformers": stock, "hf_clip": ours}
 
 
-def seconds(function: Callable, texts: list[str]) -> float:
-    start = time.perf_counter()
-    function(texts)
-    return time.perf_counter() - start
-
-
 def measure(rounds: int, count: int = TEXTS) -> list[Row]:
     """Every peer on `count` texts of each corpus, cold and warm. Noted: the share of texts with equal ids."""
     rows = []
@@ -137,8 +130,8 @@ def measure(rounds: int, count: int = TEXTS) -> list[Row]:
             for _ in range(rounds):
                 for peer, build in PEERS.items():
                     tokenize = build()
-                    times["cold"][peer].append(seconds(tokenize, texts))
-                    times["warm"][peer].append(seconds(tokenize, texts))
+                    times["cold"][peer].append(timed(tokenize, texts))
+                    times["warm"][peer].append(timed(tokenize, texts))
                     ids[peer] = _without_padding(tokenize(texts))
                     progress.update()
             equal = {peer: (ids[peer] == ids[ORIGINAL]).all(1).double().mean().item() for peer in PEERS}

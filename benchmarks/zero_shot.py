@@ -21,7 +21,7 @@ from hf_clip import HFCLIPModel
 from hf_clip.pipeline import ZeroShotImageClassificationPipeline
 from hf_clip.zero_shot import ZeroShotClassifier, embed_images
 
-from .common import ORIGINAL, Row, rows_of, take_turns
+from .common import ORIGINAL, Row, rows_of, take_turns, timed
 from .peers import OPTIMISED, STOCK, Peers, build
 from .preprocess import photos
 from .tokenization import english_words
@@ -86,10 +86,9 @@ def classification(peers: Peers, rounds: int) -> list[Row]:
 def once(function, label: str) -> float:
     """Seconds of one call, for what takes minutes."""
     with tqdm(total=1, desc=label, leave=False) as progress:
-        start = time.perf_counter()
-        function()
+        seconds = timed(function)
         progress.update()
-    return time.perf_counter() - start
+    return seconds
 
 
 @torch.inference_mode()
@@ -120,9 +119,7 @@ def files(peers: Peers) -> list[Row]:
         encode_all(peers, pixels)
         for number, part in enumerate(tqdm(parts, desc="JPEG files", leave=False)):
             for peer in list(ways)[:: 1 - number % 2 * 2]:
-                start = time.perf_counter()
-                ways[peer](part)
-                seconds[peer] += time.perf_counter() - start
+                seconds[peer] += timed(ways[peer], part)
     case = f"{MODEL}, {FILES:,} JPEGs, 640x480"
     return rows_of("embedding files", case, seconds, FILES, baseline="ready tensors")
 

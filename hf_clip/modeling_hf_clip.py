@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN, QuickGELUActivation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
@@ -36,6 +37,7 @@ from .optimization_hf_clip import (
     HFCLIPFusedPatchEmbedding,
     HFCLIPPrefixes,
     runs_eagerly_on_cpu,
+    up_to,
 )
 
 
@@ -53,7 +55,6 @@ class HFCLIPAttention(nn.Module):
         self.config = config
         self.is_causal = config.model_type == HFCLIPTextConfig.model_type
         width = config.hidden_size
-        self.head_dim = width // config.num_attention_heads
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -147,10 +148,9 @@ class HFCLIPFusedEncoder(HFCLIPFused, HFCLIPEncoder):
             key, value = prefixes.spread(key), prefixes.spread(value)
             mask = up_to(read, key.shape[1])[:, None, None]  # (B, 1, 1, L)
             rows, read = 0, prefixes.number[rows, read]
-        query = attention.q_proj(x[rows, read])[:, None]
-        query, key, value = (y.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for y in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, mask).flatten(1)  # (B, H, 1, D) -> (B, C)
-        hidden_states = hidden_states[rows, read] + attention.out_proj(attended)
+        query = attention.q_proj(x[rows, read])[:, None]  # (B, 1, C)
+        attended, _ = multi_head_attention(attention, query, key, value, mask, attend=ALL_ATTENTION_FUNCTIONS["sdpa"])
+        hidden_states = hidden_states[rows, read] + attention.out_proj(attended[:, 0])
         return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
 
 
@@ -282,8 +282,7 @@ class HFCLIPTextModel(HFCLIPTransformerModel):
         """`input_ids` (B, L) integers, L at most `max_position_embeddings`. With `pooled_only` an optimised tower has
         no `last_hidden_state`."""
         input_ids = input_ids.view(-1, input_ids.shape[-1])
-        # padding may reuse the EOT id: argmax takes the first match
-        eot = (input_ids == self.config.eos_token_id).int().argmax(-1)
+        eot = self.first_eot(input_ids)
         if (
             self.pools_early(pooled_only, kwargs)
             and runs_eagerly_on_cpu(input_ids)
@@ -298,11 +297,15 @@ class HFCLIPTextModel(HFCLIPTransformerModel):
         pooled = hidden_states[torch.arange(hidden_states.shape[0], device=eot.device), eot]
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
+    def first_eot(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Where each text (B, L) ends; padding may reuse the EOT id."""
+        return (input_ids == self.config.eos_token_id).int().argmax(-1)  # the first match
+
     def pooled(self, input_ids: torch.Tensor, eot: torch.Tensor, **kwargs) -> torch.Tensor:
         """`pooler_output` alone, from an optimised encoder."""
         texts, places = input_ids.where(up_to(eot, input_ids.shape[1]), 0).unique(dim=0, return_inverse=True)
-        eot = (texts == self.config.eos_token_id).int().argmax(-1)
-        prefixes = HFCLIPPrefixes.of(texts, eot + 1)
+        eot = self.first_eot(texts)
+        prefixes = HFCLIPPrefixes.of(texts, eot)
         hidden_states = prefixes.gather(self.embeddings(texts, None, self.dtype))
         return self.final_layer_norm(self.encoder.pooled(hidden_states, eot, prefixes, **kwargs))[places]
 
@@ -314,11 +317,6 @@ def _reaches(attention_mask: torch.Tensor | None, eot: torch.Tensor) -> bool:
     if attention_mask.ndim != 2:
         return False
     return bool((attention_mask.bool() | ~up_to(eot, attention_mask.shape[1])).all())
-
-
-def up_to(places: torch.Tensor, length: int) -> torch.Tensor:
-    """(B,) as masks (B, L), which are true up to that place."""
-    return torch.arange(length, device=places.device) <= places[:, None]
 
 
 class HFCLIPVisionModel(HFCLIPTransformerModel):

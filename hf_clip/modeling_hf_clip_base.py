@@ -173,7 +173,7 @@ def multi_head_attention(
     `query` (B, L, C), `key` and `value` (B, S, C) give (B, L, C) and, from the eager backend, weights (B, H, L, S).
     """
     config = module.config
-    head_dim = query.shape[-1] // config.num_attention_heads
+    head_dim = config.hidden_size // config.num_attention_heads
     attend = attend or ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
     output, weights = attend(
         module,

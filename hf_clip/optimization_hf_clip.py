@@ -136,14 +136,14 @@ class HFCLIPPrefixes:
     number: torch.Tensor
 
     @classmethod
-    def of(cls, input_ids: torch.Tensor, lengths: torch.Tensor) -> "HFCLIPPrefixes":
-        """`input_ids` (B, L) in lexicographic order, of which the first `lengths` (B,) of a row count."""
-        rows, columns = (torch.arange(size, device=input_ids.device) for size in input_ids.shape)
-        first = columns < lengths[:, None]
+    def of(cls, input_ids: torch.Tensor, ends: torch.Tensor) -> "HFCLIPPrefixes":
+        """`input_ids` (B, L) in lexicographic order, which count up to the places `ends` (B,)."""
+        first = up_to(ends, input_ids.shape[1])
         first[1:] &= (input_ids[1:] != input_ids[:-1]).cumsum(1) > 0
         number = first.flatten().cumsum(0).view_as(first) - 1
+        rows = torch.arange(len(input_ids), device=input_ids.device)
         owner = torch.where(first, rows[:, None], 0).cummax(0).values
-        width = lengths.max()
+        width = ends.max() + 1
         return cls(first[:, :width], number.gather(0, owner)[:, :width])
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
@@ -167,6 +167,11 @@ class HFCLIPPrefixes:
         query, key, value = (self.spread(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
         output = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, L, D)
         return self.gather(output.transpose(1, 2)), None
+
+
+def up_to(places: torch.Tensor, length: int) -> torch.Tensor:
+    """(B,) as masks (B, L), which are true up to that place."""
+    return torch.arange(length, device=places.device) <= places[:, None]
 
 
 def by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, values: int) -> torch.Tensor:
