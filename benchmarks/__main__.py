@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from . import load, preprocess, tokenization, zero_shot
+from . import evaluation, imports, load, preprocess, runtime, scale, search, tokenization, training, zero_shot
 from .common import Row
 from .encode import BATCHES, IMAGE_MODELS, encode
 from .machine import describe, has_fast_bfloat16
@@ -26,6 +26,12 @@ class Section(str, Enum):
     tokenization = "tokenization"
     preprocess = "preprocess"
     load = "load"
+    imports = "imports"
+    evaluation = "evaluation"
+    scale = "scale"
+    search = "search"
+    training = "training"
+    runtime = "runtime"
 
 
 def main(
@@ -55,6 +61,12 @@ def main(
         Section.tokenization: lambda: tokenization.measure(rounds),
         Section.preprocess: lambda: preprocess.measure(rounds),
         Section.load: lambda: load.measure(rounds),
+        Section.imports: lambda: imports.measure(rounds),
+        Section.evaluation: evaluation.measure,
+        Section.scale: lambda: scale.measure(rounds),
+        Section.search: lambda: search.measure(rounds),
+        Section.training: lambda: training.measure(rounds, place),
+        Section.runtime: lambda: runtime.measure(rounds),
     }
     console.print(describe(place))
     if not has_fast_bfloat16(place):

@@ -45,16 +45,18 @@ def timed(function: Callable, *args) -> float:
     return time.perf_counter() - start
 
 
-def take_turns(ways: dict[str, Callable[[], object]], rounds: int, label: str, pause: float = 0.0) -> dict[str, float]:
+def take_turns(
+    ways: dict[str, Callable[[], object]], rounds: int, label: str, pause: float = 0.0, limit: float = SECONDS
+) -> dict[str, float]:
     """The median seconds of each way. Every round runs all of them, in random order; one round warms up.
 
-    No round begins after SECONDS, save the first two. `pause` gives PyTorch's threads, which go on spinning after a
-    call, the seconds to fall asleep before the next.
+    No round begins after `limit` seconds, save the first two. `pause` gives PyTorch's threads, which go on spinning
+    after a call, the seconds to fall asleep before the next.
     """
     # in a fixed order each would always follow the same one, and find the caches and the clock as that left them
     rng, seconds, begin = random.Random(0), {name: [] for name in ways}, time.perf_counter()
     for turn in tqdm(range(rounds + 1), desc=label, leave=False):
-        if turn > 2 and time.perf_counter() - begin > SECONDS:
+        if turn > 2 and time.perf_counter() - begin > limit:
             break
         for name in rng.sample(list(ways), len(ways)):
             time.sleep(pause)

@@ -1,6 +1,6 @@
 """Images and texts to embeddings, beside the original, open_clip and stock transformers.
 
-All compute in float32 with the same weights. "compiled" is torch.compile over the optimised model; bfloat16 rows are
+All compute in float32 with the same weights. "compiled" is torch.compile over the optimized model; bfloat16 rows are
 measured where the machine has the hardware. A row's share is the part of the machine's own peak that it reaches, in
 matrix products for ViTs and texts, in a 3x3 convolution for ResNets.
 """
@@ -14,7 +14,7 @@ import torch
 
 from .common import Row, rows_of, take_turns
 from .machine import has_fast_bfloat16, peaks
-from .peers import OPTIMISED, Peers, build
+from .peers import OPTIMIZED, Peers, build
 from .tokenization import captions, template_prompts
 
 IMAGE_MODELS = ("ViT-B/32", "ViT-L/14", "RN50", "RN50x4")
@@ -43,10 +43,10 @@ def image_rows(name: str, peers: Peers, batch: int, rounds: int, compiled: bool)
     pixels = torch.randn(batch, 3, peers.resolution, peers.resolution, device=device)
     encoders = peers.images()
     if compiled:
-        encoders[f"{OPTIMISED}, compiled"] = torch.compile(peers.optimised.encode_image, dynamic=False)
+        encoders[f"{OPTIMIZED}, compiled"] = torch.compile(peers.optimized.encode_image, dynamic=False)
     if has_fast_bfloat16(device):
         half = copy.deepcopy(peers.exact).to(torch.bfloat16).optimize_for_inference()
-        encoders[f"{OPTIMISED}, bf16"] = half.encode_image
+        encoders[f"{OPTIMIZED}, bf16"] = half.encode_image
     limits = peaks(device)
     ways = {peer: lambda encode=encode: encode(pixels) for peer, encode in encoders.items()}
     ways |= {limit: function for limit, (function, _) in limits.items()}

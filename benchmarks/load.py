@@ -37,8 +37,9 @@ def measure(rounds: int, models: tuple[str, ...] = MODELS) -> list[Row]:
 def write(name: str, directory: Path) -> tuple[Path, Path, Path]:
     """An archive like the published ones, twice, and its converted folder."""
     # here, so that a measured process imports only what it measures
-    from conversion.convert import convert
-    from tests.helpers import original_model, save_archive
+    from hf_clip.openai.convert import convert
+
+    from .originals import original_model, save_archive
 
     archive = save_archive(original_model(name), directory / "model.pt", half_graph=False)
     convert(str(archive), directory / "converted", report=lambda _: None)

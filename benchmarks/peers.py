@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPModel, CLIPProcessor
 
-from conversion.convert import DType, Layout, make_processor, to_repository
 from hf_clip import HFCLIPModel, HFCLIPProcessor
-from hf_clip.zero_shot import embed_texts
-from tests.helpers import original_model
+from hf_clip.embedding.texts import embed_texts
+from hf_clip.openai.convert import DType, Layout, make_processor, to_repository
 
 from .common import ORIGINAL
+from .originals import original_model
 
-STOCK, OPEN_CLIP, EXACT, OPTIMISED = "transformers", "open_clip", "hf_clip", "hf_clip optimised"
+STOCK, OPEN_CLIP, EXACT, OPTIMIZED = "transformers", "open_clip", "hf_clip", "hf_clip optimized"
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Peers:
     open_clip: nn.Module
     stock: CLIPModel | None
     exact: HFCLIPModel
-    optimised: HFCLIPModel
+    optimized: HFCLIPModel
     processor: HFCLIPProcessor
     stock_processor: CLIPProcessor
 
@@ -40,7 +40,7 @@ class Peers:
             ORIGINAL: self.original.encode_image,
             OPEN_CLIP: self.open_clip.encode_image,
             EXACT: self.exact.encode_image,
-            OPTIMISED: self.optimised.encode_image,
+            OPTIMIZED: self.optimized.encode_image,
         }
         if self.stock is not None:
             ways[STOCK] = lambda pixels: self.stock.get_image_features(pixels).pooler_output
@@ -59,7 +59,7 @@ class Peers:
             ORIGINAL: lambda texts: self.original.encode_text(clip.tokenize(texts, truncate=True).to(device)),
             OPEN_CLIP: lambda texts: self.open_clip.encode_text(tokenize(texts).to(device)),
             EXACT: partial(embed_texts, self.exact, self.processor, normalize=False, truncation=True),
-            OPTIMISED: partial(embed_texts, self.optimised, self.processor, normalize=False, truncation=True),
+            OPTIMIZED: partial(embed_texts, self.optimized, self.processor, normalize=False, truncation=True),
         }
         if self.stock is not None:
             ways[STOCK] = stock
@@ -71,10 +71,15 @@ class Peers:
 
     def image_flops(self) -> int:
         """Floating-point operations of one image."""
-        pixels = torch.zeros(1, 3, self.resolution, self.resolution, device=self.exact.device)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.original.encode_image(pixels)
-        return counter.get_total_flops()
+        return image_flops(self.original.encode_image, self.resolution, self.exact.device)
+
+
+def image_flops(encode: Callable[[Tensor], Tensor], resolution: int, device: torch.device | str = "cpu") -> int:
+    """Floating-point operations of `encode` for one image."""
+    pixels = torch.zeros(1, 3, resolution, resolution, device=device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encode(pixels)
+    return counter.get_total_flops()
 
 
 def build(name: str, device: torch.device) -> Peers:
@@ -99,7 +104,7 @@ def build(name: str, device: torch.device) -> Peers:
         open_clip=theirs.float().to(device).eval(),
         stock=stock,
         exact=loaded(HFCLIPModel(ours.config), ours.tensors),
-        optimised=loaded(HFCLIPModel(ours.config), ours.tensors).optimize_for_inference(),
+        optimized=loaded(HFCLIPModel(ours.config), ours.tensors).optimize_for_inference(),
         processor=ours.processor,
         stock_processor=make_processor(ours.config, Layout.transformers),
     )

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil
 
-from hf_clip.image_processing_hf_clip import HFCLIPImageProcessor, HFCLIPImageProcessorTorchvision
+from hf_clip.model.image_processing_hf_clip import HFCLIPImageProcessor, HFCLIPImageProcessorTorchvision
 
 from .common import ORIGINAL, Row, rows_of, take_turns
 

@@ -19,9 +19,27 @@ from rich.table import Table
 from .common import Row
 
 OURS, OTHERS = "#4472b8", "#b9bec9"
-SECTIONS = ("images", "texts", "zero-shot", "embedding files", "growth", "tokenization", "preprocessing", "loading")
+SECTIONS = (
+    "images",
+    "texts",
+    "zero-shot",
+    "embedding files",
+    "growth",
+    "tokenization",
+    "preprocessing",
+    "loading",
+    "imports",
+    "evaluation",
+    "search",
+    "training",
+    "runtime images",
+    "runtime texts",
+)
 ORDER = {section: place for place, section in enumerate(SECTIONS)}
-NOT_DRAWN = ("growth", "batch 1", "cold", "1 thread")
+NOT_DRAWN = (
+    *("growth", "evaluation", "imports", "search", "runtime images", "runtime texts"),
+    *("batch 1", "cold", "1 thread"),
+)
 
 
 def print_tables(rows: list[Row], console: Console) -> None:
@@ -55,8 +73,8 @@ def draw(rows: Iterable[Row], machine: str, file: Path) -> None:
     )
     for (section, members), axis in zip(sections, axes[:, 0], strict=True):
         names = [f"{row.case}: {row.peer}" for row in members]
-        colours = [OURS if row.peer.startswith("hf_clip") else OTHERS for row in members]
-        bars = axis.barh(range(len(members)), [row.ratio for row in members], color=colours)
+        colors = [OURS if row.peer.startswith("hf_clip") else OTHERS for row in members]
+        bars = axis.barh(range(len(members)), [row.ratio for row in members], color=colors)
         axis.bar_label(bars, [f"{row.ratio:.2f}" for row in members], padding=3, fontsize=7)
         axis.set_yticks(range(len(members)), names, fontsize=7)
         axis.set_ylim(len(members) - 0.4, -0.6)

@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from hf_clip.model.tokenization_hf_clip import HFCLIPTokenizer
 from hf_clip.openai.vocabulary import load_vocabulary
-from hf_clip.tokenization_hf_clip import HFCLIPTokenizer
 
 from .common import ORIGINAL, Row, rows_of, timed
 

@@ -15,14 +15,15 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import pipeline
 
-from conversion.convert import convert
 from examples.train_shapes import CHECKPOINTS
 from hf_clip import HFCLIPModel
-from hf_clip.pipeline import ZeroShotImageClassificationPipeline
-from hf_clip.zero_shot import ZeroShotClassifier, embed_images
+from hf_clip.embedding.images import embed_images
+from hf_clip.openai.convert import convert
+from hf_clip.zero_shot.classifier import ZeroShotClassifier
+from hf_clip.zero_shot.pipeline import ZeroShotImageClassificationPipeline
 
 from .common import ORIGINAL, Row, rows_of, take_turns, timed
-from .peers import OPTIMISED, STOCK, Peers, build
+from .peers import OPTIMIZED, STOCK, Peers, build
 from .preprocess import photos
 from .tokenization import english_words
 
@@ -71,7 +72,7 @@ def classification(peers: Peers, rounds: int) -> list[Row]:
         f"{STOCK} pipeline": IMAGES * once(lambda: stock(images[0], **options), "stock pipeline"),
         ORIGINAL: turns[ALONE] + once(lambda: original_labels(peers, labels), "original"),
         "hf_clip pipeline": once(lambda: ours(peers.exact)(images, **options), "hf_clip pipeline"),
-        f"{OPTIMISED} pipeline": once(lambda: ours(peers.optimised)(images, **options), f"{OPTIMISED} pipeline"),
+        f"{OPTIMIZED} pipeline": once(lambda: ours(peers.optimized)(images, **options), f"{OPTIMIZED} pipeline"),
         **turns,
     }
     notes = {

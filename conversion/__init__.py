@@ -1,1 +1,1 @@
-"""The maintainers' scripts: `python -m conversion --help`."""
+"""Scripts that release the nine checkpoints: `python -m conversion --help`."""

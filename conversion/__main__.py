@@ -1,115 +1,59 @@
-"""`python -m conversion`: original checkpoints to Hugging Face repositories, and back."""
+"""`python -m conversion`: release the nine checkpoints. What users need is in `hf-clip`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from hf_clip.openai.checkpoints import CHECKPOINTS
-from hf_clip.openai.errors import CheckpointError, DownloadError
+from hf_clip.cli.app import make_app, run
+from hf_clip.cli.options import CacheDir
+from hf_clip.openai.published import CHECKPOINTS
 
-from .convert import DType, Layout, convert
-from .export import export
-from .publish import PublishError, prepare, prepare_all, publish
-from .verify import Verdict, table, verify
-
-app = typer.Typer(
-    help="Original CLIP checkpoints to Hugging Face repositories, and back.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Revision = Annotated[str | None, typer.Option(help="The branch, created if need be (default: main).")]
+Private = Annotated[bool, typer.Option("--private", help="Create private repositories.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list everything, send nothing.")]
 
 
-@app.command("convert", no_args_is_help=True)
-def convert_command(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help=f"One of {', '.join(CHECKPOINTS)} (downloaded), or a file: a TorchScript archive, a state dict of "
-            "torch.save, or safetensors in the original's key layout."
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
-    layout: Annotated[
-        Layout, typer.Option(help="`transformers` writes a ViT for the stock CLIPModel and CLIPProcessor.")
-    ] = Layout.hf_clip,
-    dtype: Annotated[
-        DType, typer.Option(help="Store the weights in another dtype; `original` is lossless.")
-    ] = DType.original,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Where downloads are kept; $HF_CLIP_CACHE or ~/.cache/clip unless given.")
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Write an original checkpoint as a folder that from_pretrained reads.
-
-    Example: python -m conversion convert ViT-B/32 --output clip-vit-base-patch32
-    """
-    convert(source, output, layout, dtype, force, cache_dir, report=typer.echo)
-    typer.echo(f'done: AutoModel.from_pretrained("{output}")')
-
-
-@app.command("export", no_args_is_help=True)
-def export_command(
-    directory: Annotated[Path, typer.Argument(help="A converted folder, or a stock CLIP one.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .pt file to write.")],
-    force: Force = False,
-) -> None:
-    """Write a folder's weights as a state dict that the original's clip.load reads.
-
-    Example: python -m conversion export clip-vit-base-patch32 --output ViT-B-32.pt
-    """
-    export(directory, output, force, report=typer.echo)
-    typer.echo(f'done: clip.load("{output}")')
-
-
-@app.command("verify", no_args_is_help=True)
-def verify_command(
-    directory: Annotated[Path, typer.Argument(help="A converted folder.")],
-    original: Annotated[
-        str | None,
-        typer.Option(
-            help="What it was converted from: one of the nine names (downloaded if need be), or a file. Without it, "
-            "the folder is compared with what its parity.json recorded."
-        ),
-    ] = None,
-    trust_original: Annotated[
-        bool, typer.Option("--trust-original", help="Run the code in an original that is none of the published files.")
-    ] = False,
+def release(
+    organization: Annotated[str, typer.Option("--org", metavar="ORG", help="The organization or user on the Hub.")],
+    models: Annotated[str, typer.Option(help="Published names with commas between.")] = ",".join(CHECKPOINTS),
+    root: Annotated[Path, typer.Option(help="The folder for the converted models.")] = Path("build/release"),
     golden_images: Annotated[
         Path | None, typer.Option(help="A folder with the images of published examples, instead of the web.")
     ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Where downloads are kept; $HF_CLIP_CACHE or ~/.cache/clip unless given.")
-    ] = None,
+    cache_dir: CacheDir = None,
+    revision: Revision = None,
+    private: Private = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Prove that a folder is its original: config, tensors, pixels, token ids, features, logits.
+    """Convert, verify, and publish checkpoints with their model cards, one after the other.
 
-    Writes parity.json into the folder, and the summary into its model card. Exits with 1 if anything differs.
+    Run it again after an interruption: it skips each step that is done. A dry run converts and verifies, but sends
+    nothing.
 
-    Example: python -m conversion verify clip-vit-base-patch32 --original ViT-B/32
+    Example: python -m conversion release --org ORG --models RN50,ViT-B/32 --dry-run
     """
-    checks = verify(directory, original, trust_original, golden_images, cache_dir, report=typer.echo)
-    Console().print(table(checks))
-    if any(row.verdict is Verdict.failed for row in checks):
-        raise typer.Exit(1)
+    from .release import release
+
+    names = models.split(",")
+    if unknown := [name for name in names if name not in CHECKPOINTS]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(CHECKPOINTS)}")
+    release(names, organization, root, golden_images, cache_dir, revision, private, dry_run, typer.echo)
 
 
-@app.command("publish", no_args_is_help=True)
-def publish_command(
-    directory: Annotated[Path | None, typer.Argument(help="A folder that `verify` has passed.")] = None,
+def publish(
+    directory: Annotated[Path | None, typer.Argument(help="A folder that `hf-clip verify` has passed.")] = None,
     repo: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="The repository; created if need be.")] = None,
     organization: Annotated[
         str | None, typer.Option("--all", metavar="ORG", help="Publish all nine, under the names of their folders.")
     ] = None,
     root: Annotated[Path, typer.Option(help="With --all: the folder that holds clip-rn50 and the others.")] = Path(),
-    revision: Annotated[str | None, typer.Option(help="The branch, created if need be; main unless given.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Create private repositories.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list everything, send nothing.")] = False,
+    handler: Annotated[
+        bool, typer.Option("--handler", help="Add handler.py and requirements.txt, which Inference Endpoints run.")
+    ] = False,
+    revision: Revision = None,
+    private: Private = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Upload a verified folder to the Hugging Face Hub, in one commit.
 
@@ -117,21 +61,40 @@ def publish_command(
 
     Example: python -m conversion publish clip-vit-base-patch32 --repo ORG/clip-vit-base-patch32
     """
+    from .publish import prepare, prepare_all, publish
+
     if organization and not (directory or repo):
-        uploads = prepare_all(organization, root, typer.echo)
+        uploads = prepare_all(organization, root, typer.echo, handler)
     elif directory and repo and not organization:
-        uploads = [prepare(directory, repo, typer.echo)]
+        uploads = [prepare(directory, repo, typer.echo, handler)]
     else:
         raise typer.BadParameter("give a folder and --repo ORG/NAME, or --all ORG")
     publish(uploads, revision, private, dry_run, typer.echo)
 
 
+def record_digests() -> None:
+    """Add the original's digests under the installed Pillow to hf_clip/parity/data.
+
+    Pillow's resize differs between releases, so run it once under each supported one.
+
+    Example: pip install --no-deps --target /tmp/pillow 'pillow==11.*' &&
+    PYTHONPATH=/tmp/pillow python -m conversion record-digests
+    """
+    from .record_digests import record
+
+    typer.echo(f"recorded with Pillow {record()}")
+
+
+app = make_app(
+    "Release the nine checkpoints on the Hugging Face Hub.",
+    {"release": release, "publish": publish},
+)
+app.command("record-digests")(record_digests)
+
+
 def main() -> None:
-    try:
-        app()
-    except (CheckpointError, DownloadError, PublishError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(1) from None
+    """Run `python -m conversion`."""
+    run(app)
 
 
 if __name__ == "__main__":

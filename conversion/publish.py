@@ -1,7 +1,8 @@
-"""Converted and verified folders to the Hugging Face Hub, each in one commit."""
+"""Publish converted and verified folders on the Hugging Face Hub, each in one commit."""
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,25 +10,27 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,  # httpx's or, from huggingface_hub 2, httpx2's
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
 
-from hf_clip.openai.checkpoints import CHECKPOINTS
 from hf_clip.openai.errors import CheckpointError
-
-from .reference import published
-from .verify import PARITY_FILE, check_verified
+from hf_clip.openai.published import CHECKPOINTS, published
+from hf_clip.parity.verify import PARITY_FILE, check_verified
 
 CARD = "README.md"
+ENDPOINT = {path.name: path for path in sorted((Path(__file__).parent / "endpoint").glob("[!_]*.*"))}
 
 
-class PublishError(RuntimeError):
-    """A folder that cannot be published, or a Hub that does not take it. Never holds the token."""
+class PublishError(ValueError):
+    """A folder cannot be published, or the Hub refuses it. The message never holds the token."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,11 @@ class Upload:
         return f"Convert {self.original} (SHA-256 {self.sha256})"
 
 
-def prepare(directory: Path, repo: str, report: Callable[[str], None] = print) -> Upload:
-    """Check all that can be checked without the network. Raises PublishError, and CheckpointError if not verified."""
+def prepare(directory: Path, repo: str, report: Callable[[str], None] = print, handler: bool = False) -> Upload:
+    """Check a folder without the network. Raises PublishError, and CheckpointError if it is not verified.
+
+    With `handler`, the handler.py and requirements.txt of Inference Endpoints go with it.
+    """
     check_repo(repo)
     if not directory.is_dir():
         raise PublishError(f"{directory} is no folder")
@@ -54,17 +60,20 @@ def prepare(directory: Path, repo: str, report: Callable[[str], None] = print) -
     parity = check_verified(directory)
     card = [CARD] if (directory / CARD).is_file() else []
     files = {path: directory / path for path in sorted([*parity["files"], PARITY_FILE, *card])}
+    files |= ENDPOINT if handler else {}
     return Upload(directory, repo, files, parity["original"]["name"], parity["original"]["sha256"])
 
 
-def prepare_all(organization: str, root: Path, report: Callable[[str], None] = print) -> list[Upload]:
-    """The nine published checkpoints from `root`; one PublishError lists all that is wrong with any."""
+def prepare_all(
+    organization: str, root: Path, report: Callable[[str], None] = print, handler: bool = False
+) -> list[Upload]:
+    """Prepare the nine published checkpoints in `root`; one PublishError lists the problems of all."""
     check_repo(f"{organization}/clip")
     uploads, problems = [], []
     for checkpoint in CHECKPOINTS.values():
         directory = root / checkpoint.repo_name
         try:
-            uploads.append(prepare(directory, f"{organization}/{checkpoint.repo_name}", report))
+            uploads.append(prepare(directory, f"{organization}/{checkpoint.repo_name}", report, handler))
             if uploads[-1].sha256 != checkpoint.sha256:
                 raise PublishError(f"{directory} was not converted from the published {checkpoint.name}")
         except (CheckpointError, PublishError) as error:
@@ -97,7 +106,22 @@ def publish(
                 report(f"published: {_send(upload, revision, private)}")
 
 
+def is_published(upload: Upload, revision: str | None = None) -> bool:
+    """Return True if the Hub holds this card and this parity.json, which has the SHA-256 of every other file."""
+    with _explained(upload.repo), tempfile.TemporaryDirectory() as folder:
+        for path in {CARD, PARITY_FILE} & upload.files.keys():
+            try:
+                found = HfApi(token=True).hf_hub_download(upload.repo, path, revision=revision, local_dir=folder)
+            except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+                return False
+            content = _content(upload, path)
+            if Path(found).read_bytes() != (content.read_bytes() if isinstance(content, Path) else content):
+                return False
+    return True
+
+
 def check_repo(repo: str) -> None:
+    """Raise PublishError unless `repo` is a valid ORG/NAME."""
     if repo.count("/") != 1:
         raise PublishError(f"{repo!r} is no repository id: it must look like ORG/NAME")
     try:
@@ -120,7 +144,7 @@ def _send(upload: Upload, revision: str | None, private: bool) -> str:
 
 
 def _content(upload: Upload, path: str) -> Path | bytes:
-    """The file; a card's examples name the repository that it goes to."""
+    """Return the file to send; in a card, the examples are made to name the repository that it goes to."""
     file, name = upload.files[path], published(upload.sha256)
     if path != CARD or name is None:
         return file
@@ -130,7 +154,7 @@ def _content(upload: Upload, path: str) -> Path | bytes:
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """What may go wrong between here and the Hub as a PublishError of one sentence."""
+    """Turn what fails between here and the Hub into a PublishError of one sentence."""
     try:
         yield
     except PublishError:

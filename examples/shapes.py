@@ -1,4 +1,4 @@
-"""The small world that the example models know: coloured shapes on grey patterns, and captions for them."""
+"""The small world that the example models know: colored shapes on gray patterns, and captions for them."""
 
 from colorsys import hsv_to_rgb
 from itertools import product
@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 from PIL import Image, ImageDraw
 
-COLOURS = {
+COLORS = {
     "red": (215, 30, 30),
     "orange": (250, 140, 20),
     "yellow": (250, 225, 40),
@@ -39,12 +39,12 @@ SHAPES = {
     "cross": _cross(),
 }
 
-PAIRS = list(product(COLOURS, SHAPES))
+PAIRS = list(product(COLORS, SHAPES))
 # never drawn in training
 HELD_OUT = [("red", "circle"), ("blue", "square"), ("green", "star"), ("purple", "triangle"), ("orange", "cross")]
 SEEN = [pair for pair in PAIRS if pair not in HELD_OUT]
 
-# how far along from a first colour to a second one each pixel is; `x` and `y` are in units of the image's short side
+# how far along from a first color to a second one each pixel is; `x` and `y` are in units of the image's short side
 BACKGROUNDS = {
     "plain": lambda x, y, rng: 0 * x,
     "gradient": lambda x, y, rng: (x - x.min()) / np.ptp(x),
@@ -65,44 +65,68 @@ TEMPLATES = [
     "a {} on some background",
 ]
 ORDERS = [
-    "{colour} {shape}",
-    "{colour} {shape}",
-    "{shape} in {colour}",
-    "{shape}, {colour}",
-    "{shape} that is {colour}",
+    "{color} {shape}",
+    "{color} {shape}",
+    "{shape} in {color}",
+    "{shape}, {color}",
+    "{shape} that is {color}",
 ]
 
 
-def caption(colour: str | None, shape: str, rng: np.random.Generator) -> str:
-    """What is drawn, in one of many wordings; the shape alone without a colour."""
-    words = rng.choice(ORDERS).format(colour=colour, shape=shape) if colour else shape
+def caption(color: str | None, shape: str, rng: np.random.Generator) -> str:
+    """What is drawn, in one of many wordings; the shape alone without a color."""
+    words = rng.choice(ORDERS).format(color=color, shape=shape) if color else shape
     return rng.choice(TEMPLATES).format(words)
 
 
-def draw(colour: str | None, shape: str, rng: np.random.Generator, size: tuple[int, int] | None = None) -> Image.Image:
-    """One shape near the middle of an image of any size, in any colour at all if None is given."""
+def draw(color: str | None, shape: str, rng: np.random.Generator, size: tuple[int, int] | None = None) -> Image.Image:
+    """One shape near the middle of an image of any size, in any color at all if None is given."""
     width, height = size or rng.integers(64, 100, 2)
-    side = min(width, height)
-    ink = (
-        COLOURS[colour]
-        if colour
-        else 255 * np.array(hsv_to_rgb(rng.random(), rng.uniform(0.7, 1), rng.uniform(0.5, 1)))
-    )
-    ink = np.clip(ink + rng.normal(0, 10, 3), 0, 255)
+    ink = _ink(color, rng)
     image = _background(width, height, rng)
-
-    radius = rng.uniform(0.36, 0.47) * side
-    centre = np.array([width, height]) / 2 + rng.uniform(-0.6, 0.6, 2) * (side / 2 - radius)
-    outline = SHAPES[shape] @ _rotation(rng.uniform(-0.03, 0.03)) * radius + centre
-    smooth = 4
-    mask = Image.new("L", (smooth * width, smooth * height))
-    ImageDraw.Draw(mask).polygon([tuple(point) for point in smooth * outline], fill=255)
-    image.paste(tuple(ink.astype(int)), mask=mask.reduce(smooth))
+    _paint(image, (0, 0, width, height), ink, shape, rng)
     return image
 
 
+def draw_two(
+    first: tuple[str, str], second: tuple[str, str], rng: np.random.Generator, side: int = 80
+) -> tuple[Image.Image, np.ndarray]:
+    """Two shapes beside or above each other on one background, and where each is: (2, height, width), booleans."""
+    right, down = [(side, 0), (0, side)][rng.integers(2)]
+    image = _background(side + right, side + down, rng)
+    boxes = [(0, 0, side, side), (right, down, right + side, down + side)]
+    masks = [
+        _paint(image, box, _ink(color, rng), shape, rng)
+        for (color, shape), box in zip((first, second), boxes, strict=True)
+    ]
+    return image, np.stack([np.asarray(mask) > 127 for mask in masks])
+
+
+def _ink(color: str | None, rng: np.random.Generator) -> np.ndarray:
+    """A shade of a color; of any at all if None is given."""
+    ink = COLORS[color] if color else 255 * np.array(hsv_to_rgb(rng.random(), rng.uniform(0.7, 1), rng.uniform(0.5, 1)))
+    return np.clip(ink + rng.normal(0, 10, 3), 0, 255)
+
+
+def _paint(
+    image: Image.Image, box: tuple[int, int, int, int], ink: np.ndarray, shape: str, rng: np.random.Generator
+) -> Image.Image:
+    """Paint a shape near the middle of a box (left, top, right, bottom); its mask is as large as the image."""
+    corner, sides = np.array(box[:2]), np.array(box[2:]) - box[:2]
+    side = min(sides)
+    radius = rng.uniform(0.36, 0.47) * side
+    center = corner + sides / 2 + rng.uniform(-0.6, 0.6, 2) * (side / 2 - radius)
+    outline = SHAPES[shape] @ _rotation(rng.uniform(-0.03, 0.03)) * radius + center
+    smooth = 4
+    mask = Image.new("L", (smooth * image.width, smooth * image.height))
+    ImageDraw.Draw(mask).polygon([tuple(point) for point in smooth * outline], fill=255)
+    mask = mask.reduce(smooth)
+    image.paste(tuple(ink.astype(int)), mask=mask)
+    return mask
+
+
 def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """A pattern of two tinted greys."""
+    """A pattern of two tinted grays."""
     y, x = np.mgrid[:height, :width] / min(width, height)
     x, y = np.moveaxis(np.stack([x, y], -1) @ _rotation(rng.random()), -1, 0)
     mix = rng.choice(list(BACKGROUNDS.values()))(x, y, rng)[..., None]

@@ -1,22 +1,25 @@
 """Train the two tiny CLIPs of the demo on drawn shapes: `python -m examples.train_shapes --help`.
 
-The training step is plain transformers (`HFCLIPModel(..., return_loss=True)`), and the result is saved in the
-original's file format. Some pairs of colour and shape never occur in training: the models have to put together what
-they know of each.
+`CLIPTrainer` trains them on a stream of drawn pairs, and the result is saved in the original's file format. Some pairs
+of color and shape never occur in training: the models have to put together what they know of each.
 """
 
 import argparse
-import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL.Image import Image
+from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
-from conversion.convert import make_processor
 from hf_clip import (
+    CLIPTrainer,
+    CLIPTrainingArguments,
     HFCLIPConfig,
     HFCLIPModel,
     HFCLIPProcessor,
@@ -25,10 +28,11 @@ from hf_clip import (
     HFCLIPVisionConfig,
 )
 from hf_clip.openai.checkpoints import read_checkpoint, write_state_dict
+from hf_clip.openai.convert import make_processor
 from hf_clip.openai.infer_config import infer_config
 from hf_clip.openai.key_mapping import to_hf, to_original
 
-from .shapes import HELD_OUT, PAIRS, SEEN, SHAPES, caption, draw
+from .shapes import HELD_OUT, ORDERS, PAIRS, SEEN, SHAPES, TEMPLATES, caption, draw
 
 IMAGE_SIZE = 64
 # few dimensions: no room to learn each pair by heart
@@ -63,58 +67,64 @@ def configuration(family: str) -> HFCLIPConfig:
     return HFCLIPConfig(text_config=TEXT.to_dict(), vision_config=VISION[family].to_dict())
 
 
-def draw_pixels(pairs: list[tuple[str | None, str]], each: int, seed: int, processor: HFCLIPProcessor) -> Tensor:
-    """Normalised pixels (each, pairs, 3, H, W)."""
+def draw_images(pairs: list[tuple[str | None, str]], each: int, seed: int) -> list[list[Image]]:
+    """Draw `each` rounds of one image for each pair."""
     rng = np.random.default_rng(seed)
-    rounds = [
-        processor(images=[draw(*pair, rng) for pair in pairs], return_tensors="pt").pixel_values
-        for _ in tqdm(range(each), desc="drawing", unit="round")
-    ]
-    return torch.stack(rounds)
+    return [[draw(*pair, rng) for pair in pairs] for _ in tqdm(range(each), desc="drawing", unit="round")]
+
+
+class Stream(IterableDataset):
+    """Draw captions for the images of a pool, each pair once in a batch: no two captions of a batch mean the same."""
+
+    def __init__(self, pool: list[list[Image]], steps: int, seed: int):
+        self.pool, self.steps, self.seed = pool, steps, seed
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rng = np.random.default_rng(self.seed)
+        for _ in range(self.steps):
+            for place, pair in enumerate(DRAWN):
+                yield {"image": self.pool[rng.integers(len(self.pool))][place], "text": caption(*pair, rng)}
 
 
 def train(
-    family: str, steps: int, seed: int, pool: Tensor, processor: HFCLIPProcessor, text_from: Path
-) -> tuple[HFCLIPModel, set[int]]:
-    """The trained model, and the token ids that it has seen. The ViT takes over the text tower of `text_from`."""
+    family: str, steps: int, seed: int, pool: list[list[Image]], processor: HFCLIPProcessor, text_from: Path
+) -> HFCLIPModel:
+    """Train a model from nothing; the ViT takes over the text tower of `text_from`, and leaves it as it is."""
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    model = HFCLIPModel(configuration(family)).train()
+    model = HFCLIPModel(configuration(family))
     if family == "vit":
-        lock_text_tower(model, text_from)
-        # shapes are told by where their edges are; as initialised, positions are a whisper beside the patches
+        borrow_text_tower(model, text_from)
+        # shapes are told by where their edges are; as initialized, positions are a whisper beside the patches
         with torch.no_grad():
             model.vision_model.embeddings.position_embedding.weight *= 8
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    decayed = {name for name, parameter in trained.items() if parameter.ndim > 1 and "embedding" not in name}
-    groups = [
-        {"params": [trained[name] for name in trained if name in decayed], "weight_decay": 0.1},
-        {"params": [trained[name] for name in trained if name not in decayed], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE[family], total_steps=steps, pct_start=0.1)
-    tokens = set()
-    bar = tqdm(range(steps), desc=f"training {family}", unit="step")
-    for _ in bar:
-        pixel_values = pool[torch.randint(len(pool), (len(DRAWN),)), torch.arange(len(DRAWN))]
-        captions = [caption(*pair, rng) for pair in DRAWN]
-        input_ids = processor(text=captions, return_tensors="pt").input_ids
-        tokens.update(input_ids.flatten().tolist())
-        loss = model(input_ids, pixel_values, return_loss=True).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():  # paper section 2.5
-            model.logit_scale.clamp_(max=math.log(100))
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-    return model.eval(), tokens
+    with TemporaryDirectory() as folder:
+        arguments = CLIPTrainingArguments(
+            folder,
+            max_steps=steps,
+            per_device_train_batch_size=len(DRAWN),
+            learning_rate=LEARNING_RATE[family],
+            train="image" if family == "vit" else "all",
+            train_logit_scale=family != "vit",
+            freeze_batch_norm=False,
+            save_strategy="no",
+            report_to="none",
+            seed=seed,
+        )
+        CLIPTrainer(model, processor, arguments, train_dataset=Stream(pool, steps, seed)).train()
+    return model.eval()
 
 
-def lock_text_tower(model: HFCLIPModel, checkpoint: Path) -> None:
-    """Take another model's text tower, and leave it as it is (Zhai et al. 2022, with the towers' roles exchanged).
+def known_tokens(processor: HFCLIPProcessor) -> set[int]:
+    """List the token ids of all captions that can be drawn."""
+    words = [order.format(color=color, shape=shape) for color, shape in SEEN for order in ORDERS]
+    captions = [template.format(text) for text in [*words, *SHAPES] for template in TEMPLATES]
+    return set(processor(text=captions, return_tensors="pt").input_ids.flatten().tolist())
 
-    A tiny ViT with a text tower of its own learns colours only: it is slow to see shapes, and meanwhile the text tower
+
+def borrow_text_tower(model: HFCLIPModel, checkpoint: Path) -> None:
+    """Take another model's text tower and scale (Zhai et al. 2022, with the towers' roles exchanged).
+
+    A tiny ViT with a text tower of its own learns colors only: it is slow to see shapes, and meanwhile the text tower
     learns that their names tell nothing.
     """
     state_dict = read_checkpoint(checkpoint)
@@ -122,15 +132,14 @@ def lock_text_tower(model: HFCLIPModel, checkpoint: Path) -> None:
     for name, parameter in model.named_parameters():
         if name.startswith("text_") or name == "logit_scale":
             parameter.data.copy_(borrowed[name])
-            parameter.requires_grad_(False)
 
 
 @torch.no_grad()
-def accuracy(model: HFCLIPModel, pixels: Tensor, processor: HFCLIPProcessor) -> dict[str, float]:
-    """Zero-shot accuracy of images (N, pairs, 3, H, W) among all pairs: of the known ones and of the held-out ones."""
+def accuracy(model: HFCLIPModel, images: list[list[Image]], processor: HFCLIPProcessor) -> dict[str, float]:
+    """Measure the zero-shot accuracy of rounds of images among all pairs: of the known and of the held-out ones."""
     prompts = [PROMPT.format(" ".join(pair)) for pair in PAIRS]
-    input_ids = processor(text=prompts, return_tensors="pt").input_ids
-    guesses = torch.stack([model(input_ids, batch).logits_per_image.argmax(-1) for batch in pixels])
+    batches = [processor(images=drawn, text=prompts, return_tensors="pt") for drawn in images]
+    guesses = torch.stack([model(**batch).logits_per_image.argmax(-1) for batch in batches])
     right = (guesses == torch.arange(len(PAIRS))).float().mean(0)
     held_out = torch.tensor([pair in HELD_OUT for pair in PAIRS])
     return {"known": right[~held_out].mean().item(), "held out": right[held_out].mean().item()}
@@ -155,17 +164,17 @@ def main() -> None:
     options = parser.parse_args()
 
     processor = make_processor(configuration("vit"))  # both families read the same
-    pool = draw_pixels(DRAWN, 500, options.seed, processor)
-    unseen_images = draw_pixels(PAIRS, 20, options.seed + 1, processor)
+    pool = draw_images(DRAWN, 500, options.seed)
+    unseen_images = draw_images(PAIRS, 20, options.seed + 1)
     folder = options.output or CHECKPOINTS["resnet"].parent
     for family in VISION if options.model == "both" else [options.model]:
         start = time.perf_counter()
         text_from = folder / CHECKPOINTS["resnet"].name if options.model == "both" else CHECKPOINTS["resnet"]
-        model, tokens = train(family, options.steps or STEPS[family], options.seed, pool, processor, text_from)
+        model = train(family, options.steps or STEPS[family], options.seed, pool, processor, text_from)
         minutes = (time.perf_counter() - start) / 60
         scores = accuracy(model, unseen_images, processor)
         path = folder / CHECKPOINTS[family].name
-        export(model, tokens, path)
+        export(model, known_tokens(processor), path)
         print(
             f"{path}: {minutes:.1f} min, zero-shot accuracy among {len(PAIRS)} labels: "
             + ", ".join(f"{kind} {score:.1%}" for kind, score in scores.items())

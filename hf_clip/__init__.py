@@ -1,76 +1,61 @@
-"""OpenAI's CLIP as plain transformers models. Importing this package registers them with the Auto classes."""
+"""OpenAI's CLIP as plain transformers models. Importing this package registers them with the Auto classes.
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForZeroShotImageClassification,
-    AutoProcessor,
-    AutoTokenizer,
-)
+Its names are loaded when they are first used.
+"""
 
-from .configuration_hf_clip import HFCLIPConfig, HFCLIPResNetConfig, HFCLIPTextConfig, HFCLIPVisionConfig
-from .image_processing_hf_clip import HFCLIPImageProcessor, HFCLIPImageProcessorTorchvision
-from .modeling_hf_clip import (
-    HFCLIPForImageClassification,
-    HFCLIPModel,
-    HFCLIPTextModel,
-    HFCLIPTextModelWithProjection,
-    HFCLIPVisionModel,
-    HFCLIPVisionModelWithProjection,
-)
-from .modeling_hf_clip_resnet import HFCLIPResNetModel
-from .pipeline import ZeroShotImageClassificationPipeline
-from .processing_hf_clip import HFCLIPProcessor
-from .tokenization_hf_clip import HFCLIPTokenizer
-from .zero_shot import (
-    OtherModelError,
-    UnreadableImageError,
-    ZeroShotClassifier,
-    embed_images,
-    embed_texts,
-    iter_image_embeds,
-)
+from importlib import import_module
+from typing import Any
 
-for _model in (HFCLIPModel, HFCLIPTextModel, HFCLIPVisionModel, HFCLIPResNetModel):
-    AutoConfig.register(_model.config_class.model_type, _model.config_class)
-    AutoModel.register(_model.config_class, _model)
-    # what is saved takes its code along: it loads by trust_remote_code where hf_clip is not installed
-    _model.config_class.register_for_auto_class()
-    _model.register_for_auto_class("AutoModel")
-HFCLIPForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-for _part in (HFCLIPImageProcessor, HFCLIPImageProcessorTorchvision, HFCLIPTokenizer, HFCLIPProcessor):
-    _part.register_for_auto_class()
-AutoModelForZeroShotImageClassification.register(HFCLIPConfig, HFCLIPModel)
-AutoModelForImageClassification.register(HFCLIPConfig, HFCLIPForImageClassification)
-AutoImageProcessor.register(
-    HFCLIPConfig, image_processor_classes={"pil": HFCLIPImageProcessor, "torchvision": HFCLIPImageProcessorTorchvision}
-)
-AutoTokenizer.register(HFCLIPConfig, tokenizer_class=HFCLIPTokenizer)
-AutoProcessor.register(HFCLIPConfig, HFCLIPProcessor)
+from . import model as _model  # noqa: F401 (registers)
 
-__all__ = [
-    "HFCLIPConfig",
-    "HFCLIPForImageClassification",
-    "HFCLIPImageProcessor",
-    "HFCLIPImageProcessorTorchvision",
-    "HFCLIPModel",
-    "HFCLIPProcessor",
-    "HFCLIPResNetConfig",
-    "HFCLIPResNetModel",
-    "HFCLIPTextConfig",
-    "HFCLIPTextModel",
-    "HFCLIPTextModelWithProjection",
-    "HFCLIPTokenizer",
-    "HFCLIPVisionConfig",
-    "HFCLIPVisionModel",
-    "HFCLIPVisionModelWithProjection",
-    "OtherModelError",
-    "UnreadableImageError",
-    "ZeroShotClassifier",
-    "ZeroShotImageClassificationPipeline",
-    "embed_images",
-    "embed_texts",
-    "iter_image_embeds",
-]
+__version__ = "0.2.0"
+
+_MODULES = {
+    "data.images": ["UnreadableImageError"],
+    "embedding.identity": ["OtherModelError"],
+    "embedding.images": ["embed_images", "iter_image_embeds"],
+    "embedding.loading": ["load_clip"],
+    "embedding.texts": ["embed_texts"],
+    "export.engine": ["export_clip"],
+    "localization.boxes": ["find_boxes"],
+    "localization.maps": ["attention_maps", "where"],
+    "model.configuration_hf_clip": ["HFCLIPConfig", "HFCLIPResNetConfig", "HFCLIPTextConfig", "HFCLIPVisionConfig"],
+    "model.image_processing_hf_clip": ["HFCLIPImageProcessor", "HFCLIPImageProcessorTorchvision"],
+    "model.modeling_hf_clip": [
+        "HFCLIPForImageClassification",
+        "HFCLIPModel",
+        "HFCLIPResNetModel",
+        "HFCLIPTextModel",
+        "HFCLIPTextModelWithProjection",
+        "HFCLIPVisionModel",
+        "HFCLIPVisionModelWithProjection",
+    ],
+    "model.processing_hf_clip": ["HFCLIPProcessor"],
+    "model.tokenization_hf_clip": ["HFCLIPTokenizer"],
+    "runtime.model": ["HFCLIPRuntimeModel"],
+    "training.arguments": ["CLIPTrainingArguments"],
+    "training.datasets": ["PairDataset"],
+    "training.fsdp": ["prepare_fsdp"],
+    "training.interpolation": ["interpolate"],
+    "training.losses": ["clip_loss"],
+    "training.metrics": ["ZeroShotSet"],
+    "training.parameters": ["lora_target_modules", "param_groups", "trainable"],
+    "training.trainer": ["CLIPTrainer"],
+    "search.index": ["ImageIndex"],
+    "zero_shot.classifier": ["ZeroShotClassifier"],
+    "zero_shot.pipeline": ["ZeroShotImageClassificationPipeline"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

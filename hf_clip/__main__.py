@@ -1,6 +1,6 @@
 """`python -m hf_clip`: the same as `hf-clip`."""
 
-from .cli import main
+from .cli.app import main
 
 if __name__ == "__main__":
     main()

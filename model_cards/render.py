@@ -1,4 +1,4 @@
-"""`template.md` and `checkpoints.json` to nine model cards."""
+"""Render `template.md` with `checkpoints.json` to nine model cards."""
 
 import json
 import re
@@ -10,19 +10,19 @@ import typer
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_clip.openai.checkpoints import CHECKPOINTS
+from hf_clip.openai.published import CHECKPOINTS
 
 FOLDER = Path(__file__).parent
 PIPELINE = "zero-shot-image-classification"
 
 
 def load_data() -> dict:
-    """`checkpoints.json`: what is said of each checkpoint, and once, where each number is from."""
+    """Read `checkpoints.json`: facts about each checkpoint, and the source of each number."""
     return json.loads((FOLDER / "checkpoints.json").read_text(encoding="utf-8"))
 
 
 def render_cards(data: dict) -> dict[str, str]:
-    """The text of each card by file name."""
+    """Return the text of each card by file name."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER, encoding="utf-8"),
         undefined=StrictUndefined,
@@ -51,7 +51,7 @@ def render_cards(data: dict) -> dict[str, str]:
 
 
 def published_results(row: dict, data: dict) -> Iterator[EvalResult]:
-    """The results that others published for a checkpoint, as fractions of one."""
+    """Yield the results that others published for a checkpoint, as fractions of one."""
 
     def result(source: str, dataset: str, metric: str, value: float, config: str | None = None) -> EvalResult:
         return EvalResult(

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from helpers import FAMILIES
+from support.originals import FAMILIES
 from torch.nn.functional import normalize
 
-from benchmarks import report
+from benchmarks import imports, report, training
 from benchmarks.common import ORIGINAL, rows_of, take_turns
 from benchmarks.encode import text_cases
-from benchmarks.peers import EXACT, OPTIMISED, Peers, build
+from benchmarks.peers import EXACT, OPTIMIZED, Peers, build
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -28,7 +28,7 @@ def test_peers_embed_images_alike(peers):
     embeds = {peer: encode(pixels) for peer, encode in peers.images().items()}
     assert len(embeds) == (5 if peers.stock else 4)
     assert torch.equal(embeds[EXACT], embeds[ORIGINAL])
-    assert not torch.equal(embeds[OPTIMISED], embeds[ORIGINAL])
+    assert not torch.equal(embeds[OPTIMIZED], embeds[ORIGINAL])
     assert max(distances(embeds).values()) < 1e-6
 
 
@@ -39,6 +39,18 @@ def test_peers_embed_texts_alike(peers, case):
     assert len(set(texts)) == len(texts) == 64
     embeds = {peer: encode(texts) for peer, encode in peers.texts().items()}
     assert max(distances(embeds).values()) < 1e-6
+
+
+@pytest.mark.training
+def test_peers_train_alike(peers):
+    """All give one loss, and mini-batches take less memory."""
+    batch = training.pairs(peers, 6)
+    whole, parts = training.whole_batch(peers, batch), training.mini_batches(peers, batch, 2)
+    assert len(whole) == (3 if peers.stock else 2)
+    losses = [step() for step in (*whole.values(), *parts.values())]
+    assert max(losses) - min(losses) < 1e-4
+    for peer, step in parts.items():
+        assert peer == training.SENTENCES or training.saved_bytes(step) < training.saved_bytes(whole[peer])
 
 
 def test_report(tmp_path):
@@ -55,3 +67,15 @@ def test_report(tmp_path):
     report.main([tmp_path / "0.json", tmp_path / "1.json"], tmp_path / "both")
     assert (tmp_path / "both" / "results.json").read_text().count('"case"') == 4
     assert (tmp_path / "both" / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("code", [*imports.HELP.values(), "import hf_clip"])
+def test_what_is_timed_in_fresh_processes_runs(code):
+    seconds, mebibytes = imports.in_fresh_process(code)
+    assert seconds > 0
+    assert 1 < mebibytes < 200  # of that process, not of this one, which holds torch
+
+
+def test_a_fresh_process_that_fails_is_not_timed():
+    with pytest.raises(RuntimeError, match="absent"):
+        imports.in_fresh_process("import absent")

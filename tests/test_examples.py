@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import clip
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from conversion.convert import convert, make_processor
 from examples import demo
-from examples.shapes import HELD_OUT, PAIRS, SEEN
-from examples.train_shapes import CHECKPOINTS, DRAWN, PROMPT, accuracy, configuration, draw_pixels, train
+from examples.shapes import HELD_OUT, PAIRS, SEEN, draw_two
+from examples.train_shapes import CHECKPOINTS, DRAWN, PROMPT, accuracy, configuration, draw_images, train
+from hf_clip.openai.convert import convert, make_processor
 
 IMAGES = sorted(demo.IMAGES.glob("*.png"))
 UNUSED_SEED = 9_000
@@ -40,9 +41,21 @@ def test_images_are_mostly_unseen_pairs_of_several_kinds():
     assert len({image.size for image in opened}) > 3
 
 
+def test_two_shapes_in_one_picture():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        image, masks = draw_two(("red", "circle"), ("blue", "square"), rng)
+        assert masks.shape == (2, image.height, image.width)
+        assert {image.width, image.height} == {80, 160}
+        assert not masks.all(0).any()
+        red, blue = (np.asarray(image)[mask].mean(0) for mask in masks)
+        assert red.argmax() == 0
+        assert blue.argmax() == 2
+
+
 def test_held_out_pairs_are_made_of_known_words():
     assert not set(HELD_OUT) & set(SEEN)
-    assert {colour for colour, _ in HELD_OUT} <= {colour for colour, _ in SEEN}
+    assert {color for color, _ in HELD_OUT} <= {color for color, _ in SEEN}
     assert {shape for _, shape in HELD_OUT} <= {shape for _, shape in SEEN}
     assert len({shape for _, shape in HELD_OUT}) == len({shape for _, shape in PAIRS}) == len(HELD_OUT)
 
@@ -56,8 +69,8 @@ def test_pipeline_labels_the_committed_images(folder: Path):
 @pytest.mark.slow
 def test_zero_shot_accuracy_on_fresh_images(folder: Path):
     processor = AutoProcessor.from_pretrained(folder)
-    pixels = draw_pixels(PAIRS, 25, UNUSED_SEED, processor)
-    scores = accuracy(AutoModel.from_pretrained(folder).eval(), pixels, processor)
+    images = draw_images(PAIRS, 25, UNUSED_SEED)
+    scores = accuracy(AutoModel.from_pretrained(folder).eval(), images, processor)
     assert min(scores.values()) > 0.9, scores
 
 
@@ -80,12 +93,13 @@ def test_original_reads_the_checkpoint_and_gives_the_same_features(shapes_family
 @pytest.mark.training
 def test_training_lowers_the_loss(shapes_family: str):
     processor = make_processor(configuration(shapes_family))
-    pool = draw_pixels(DRAWN, 2, UNUSED_SEED, processor)
+    pool = draw_images(DRAWN, 2, UNUSED_SEED)
+    pixels = processor(images=pool[0], return_tensors="pt").pixel_values
     captions = processor(text=[" ".join(filter(None, pair)) for pair in DRAWN], return_tensors="pt").input_ids
 
     def loss(steps: int) -> float:
-        model, _ = train(shapes_family, steps, 0, pool, processor, CHECKPOINTS["resnet"])
-        return model.train()(captions, pool[0], return_loss=True).loss.item()
+        model = train(shapes_family, steps, 0, pool, processor, CHECKPOINTS["resnet"])
+        return model.train()(captions, pixels, return_loss=True).loss.item()
 
     assert loss(40) < loss(1) - 0.5
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import FAMILIES
 from huggingface_hub import snapshot_download
-from local_hub import LocalHub, Repository
 from safetensors.torch import load_file
-from test_remote_code import expected_outputs
+from support.local_hub import LocalHub, Repository
+from support.originals import FAMILIES
+from support.outputs import expected_outputs
 from transformers import AutoModel, AutoProcessor
 
 from conversion.publish import prepare, publish
-from conversion.verify import check_verified, verify
 from hf_clip import HFCLIPModel, HFCLIPProcessor
+from hf_clip.parity.verify import check_verified, verify
 
 pytestmark = pytest.mark.slow
 TOKEN = "hf_NobodyMaySeeThis"
@@ -55,7 +55,7 @@ def hub(published, monkeypatch):
 
 
 def in_fresh_process(*arguments: str | Path, environment: dict[str, str]) -> None:
-    command = [sys.executable, "-W", "ignore", Path(__file__).with_name("hub_client.py"), *arguments]
+    command = [sys.executable, "-W", "ignore", Path(__file__).with_name("support") / "hub_client.py", *arguments]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number can give other bits
     environment = os.environ | threads | environment
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)

@@ -3,22 +3,23 @@
 import ast
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import fresh_original_model
 from huggingface_hub import ModelCard
 from PIL import Image
+from support.originals import fresh_original_model
 from transformers import dynamic_module_utils
 
-from conversion.convert import CARDS
 from hf_clip import HFCLIPVisionConfig
-from hf_clip.openai.checkpoints import CHECKPOINTS
 from hf_clip.openai.infer_config import infer_config
+from hf_clip.openai.published import CHECKPOINTS
 from model_cards import render
 
+CARDS = render.FOLDER
 DATA = render.load_data()
 EXAMPLES = {"tiny ViT": "clip-vit-base-patch32", "tiny ResNet": "clip-rn50"}
 
@@ -137,6 +138,9 @@ def test_published_numbers_agree_with_each_other(name: str):
 def remote_code_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One for both families: a process imports it as a package once."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+            patch.delitem(sys.modules, name)  # of another cache
+        patch.setattr(sys, "path", list(sys.path))  # transformers appends its cache
         patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from clip.model import build_model
-from helpers import ARCHITECTURES, FAMILIES, inputs, load_original, original_model, save_archive
+from support.originals import ARCHITECTURES, FAMILIES, inputs, load_original, original_model, save_archive
 from transformers import AutoModel, CLIPModel
 
-from conversion.convert import Layout, convert
-from conversion.export import export
 from hf_clip.openai.checkpoints import read_checkpoint
+from hf_clip.openai.convert import Layout, convert
+from hf_clip.openai.to_openai import to_openai
 
 FULL_SIZE = [name for name in ARCHITECTURES if name not in FAMILIES]
 
@@ -52,7 +52,7 @@ def test_bit_equal_and_back(archive, tmp_path):
     image_embeds = model(input_ids=ids, pixel_values=pixels).image_embeds if name.startswith("ViT") else None
     del model, original
 
-    export(tmp_path / "converted", tmp_path / "back.pt")
+    to_openai(tmp_path / "converted", tmp_path / "back.pt")
     expected, exported = read_checkpoint(path), read_checkpoint(tmp_path / "back.pt")
     assert exported.keys() == expected.keys()
     for key, tensor in expected.items():

@@ -7,39 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES
-from PIL import Image
-from safetensors.torch import save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, pipeline
+from support.originals import FAMILIES
+from support.outputs import expected_outputs
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 
 import hf_clip
-from conversion.convert import Layout, convert
+from hf_clip.openai.convert import SENTENCE_TRANSFORMERS, Layout, convert
 
-CLIENT = Path(__file__).with_name("remote_code_client.py")
-TEXTS = ["a photo of a cat", "“curly” &amp;amp; ﬁne", "two dogs"]
-LABELS = ["a cat", "a dog", "“a” bird"]
-
-
-def expected_outputs(directory: Path, file: Path) -> Path:
-    """What the package gives for one image of an odd size and a few texts."""
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (65, 97, 3), np.uint8))
-    model, processor = AutoModel.from_pretrained(directory).eval(), AutoProcessor.from_pretrained(directory)
-    inputs = processor(images=image, text=TEXTS, return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**inputs).logits_per_image
-    answers = pipeline("zero-shot-image-classification", model=str(directory))(image, candidate_labels=LABELS)
-    scores = {answer["label"]: answer["score"] for answer in answers}
-    tensors = {
-        "image": torch.from_numpy(np.array(image)),
-        "scores": torch.tensor([scores[label] for label in LABELS]),
-        "logits_per_image": logits,
-        **inputs,
-    }
-    save_file(tensors, file, metadata={"texts": "|".join(TEXTS), "labels": "|".join(LABELS)})
-    return file
+CLIENT = Path(__file__).with_name("support") / "remote_code_client.py"
 
 
 def in_fresh_process(*arguments: Path, cache: Path) -> None:
@@ -71,7 +48,8 @@ def test_with_the_package_no_trust_is_asked(repositories, family, tmp_path):
         assert type(part) is getattr(hf_clip, type(part).__name__)
     loaded[0].save_pretrained(tmp_path)
     loaded[2].save_pretrained(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(file.name for file in directory.iterdir())
+    saved, converted = ({file.name for file in folder.iterdir()} for folder in (tmp_path, directory))
+    assert saved | SENTENCE_TRANSFORMERS.keys() == converted
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
         saved, converted = (json.loads((folder / name).read_text()) for folder in (tmp_path, directory))
         assert saved["auto_map"] == converted["auto_map"], name

@@ -2,19 +2,20 @@
 
 from torch import Tensor
 
-from ..configuration_hf_clip import HFCLIPConfig, HFCLIPResNetConfig, HFCLIPTextConfig, HFCLIPVisionConfig
+from ..model.configuration_hf_clip import HFCLIPConfig, HFCLIPResNetConfig, HFCLIPTextConfig, HFCLIPVisionConfig
 from .errors import CheckpointError
+from .variants import OPENAI, Variant
 
 HEAD_DIM = 64
 VOCAB_SIZE = 49408
 
 
 class NotCLIPError(CheckpointError):
-    """The tensors are those of another model."""
+    """Raised where the tensors are those of another model."""
 
 
 class _Shapes:
-    """Shapes by name; an absent one says what was expected of the file."""
+    """Look shapes up by name; an absent one says what was expected of the file."""
 
     def __init__(self, state_dict: dict[str, Tensor]):
         self.state_dict = state_dict
@@ -25,19 +26,24 @@ class _Shapes:
         return tuple(self.state_dict[key].shape)
 
     def count(self, prefix: str) -> int:
-        """How many different numbers follow `prefix`."""
+        """Count how many different numbers follow `prefix`."""
         return len({key[len(prefix) :].split(".")[0] for key in self.state_dict if key.startswith(prefix)})
 
     def grid_size(self, key: str) -> int:
-        """The side of a square grid of positions behind one class position."""
+        """Return the side of a square grid of positions behind one class position."""
         side = round((self[key][0] - 1) ** 0.5)
         if side**2 + 1 != self[key][0]:
             raise NotCLIPError(f"{key!r} has {self[key][0]} positions, which is not a square and one.")
         return side
 
 
-def infer_config(state_dict: dict[str, Tensor]) -> HFCLIPConfig:
-    """Raises NotCLIPError where a tensor that tells a size is missing."""
+def infer_config(state_dict: dict[str, Tensor], variant: Variant = OPENAI) -> HFCLIPConfig:
+    """Return the configuration that the tensors' shapes and `variant` tell.
+
+    Raises:
+        NotCLIPError: A tensor that tells a size is missing.
+        CheckpointError: The variant does not fit the tensors.
+    """
     shapes = _Shapes(state_dict)
     embed_dim = shapes["text_projection"][1]
     vocab_size, text_width = shapes["token_embedding.weight"]
@@ -46,40 +52,50 @@ def infer_config(state_dict: dict[str, Tensor]) -> HFCLIPConfig:
     text_config = HFCLIPTextConfig(
         vocab_size=vocab_size,
         hidden_size=text_width,
-        intermediate_size=text_width * 4,
+        intermediate_size=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
         projection_dim=embed_dim,
         num_hidden_layers=shapes.count("transformer.resblocks."),
-        num_attention_heads=text_width // HEAD_DIM,
+        num_attention_heads=_heads("text", text_width, variant.text_heads),
         max_position_embeddings=shapes["positional_embedding"][0],
+        hidden_act=variant.activation,
         bos_token_id=eos_token_id - 1,
         eos_token_id=eos_token_id,
     )
-    vision_config = _vit(shapes) if "visual.proj" in state_dict else _resnet(shapes)
+    vision_config = _vit(shapes, variant) if "visual.proj" in state_dict else _resnet(shapes, variant)
     return HFCLIPConfig(text_config=text_config, vision_config=vision_config, projection_dim=embed_dim)
 
 
-def _vit(shapes: _Shapes) -> HFCLIPVisionConfig:
+def _vit(shapes: _Shapes, variant: Variant) -> HFCLIPVisionConfig:
     width, _, patch_size, _ = shapes["visual.conv1.weight"]
     return HFCLIPVisionConfig(
         hidden_size=width,
-        intermediate_size=width * 4,
+        intermediate_size=shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0],
         projection_dim=shapes["visual.proj"][1],
         num_hidden_layers=shapes.count("visual.transformer.resblocks."),
-        num_attention_heads=width // HEAD_DIM,
+        num_attention_heads=_heads("vision", width, variant.vision_heads),
+        hidden_act=variant.activation,
         image_size=patch_size * shapes.grid_size("visual.positional_embedding"),
         patch_size=patch_size,
     )
 
 
-def _resnet(shapes: _Shapes) -> HFCLIPResNetConfig:
+def _resnet(shapes: _Shapes, variant: Variant) -> HFCLIPResNetConfig:
     width = shapes["visual.layer1.0.conv1.weight"][0]
     return HFCLIPResNetConfig(
         width=width,
         depths=[shapes.count(f"visual.layer{stage}.") for stage in (1, 2, 3, 4)],
         projection_dim=shapes["visual.attnpool.c_proj.weight"][0],
-        num_attention_heads=width * 32 // HEAD_DIM,
+        num_attention_heads=_heads("vision", width * 32, variant.vision_heads),
         image_size=32 * shapes.grid_size("visual.attnpool.positional_embedding"),
     )
+
+
+def _heads(tower: str, width: int, count: int | None) -> int:
+    if count is None:
+        count = max(1, width // HEAD_DIM)
+    if width % count:
+        raise CheckpointError(f"a {tower} tower {width} channels wide cannot have {count} heads: give their number")
+    return count
 
 
 __all__ = ["NotCLIPError", "infer_config"]

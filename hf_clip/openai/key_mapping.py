@@ -5,22 +5,25 @@ A rule pairs one original tensor with one or more of ours. Its operation is an e
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..configuration_hf_clip import HFCLIPConfig, HFCLIPResNetConfig
-from ..modeling_hf_clip import HFCLIPModel
+from ..model.configuration_hf_clip import HFCLIPConfig
+from ..model.modeling_hf_clip import HFCLIPModel
+from ..utils.text import listing
 from .errors import CheckpointError
 
+T = TypeVar("T")
 # the original stores its sizes beside its weights; config.json says them here
 BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
 
 
 class KeyMappingError(CheckpointError):
-    """The tensors are not those of the model: some are missing, unknown, or of another shape."""
+    """Raised where tensors are not those of the model: some are missing, unknown, or of another shape."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ QKV = Op(split=lambda tensor: tensor.chunk(3), join=torch.cat)
 
 @dataclass(frozen=True)
 class Rule:
-    """Templates with named fields: `{n}` is a number, any other a name without dots."""
+    """Pair two templates with named fields: `{n}` is a number, any other a name without dots."""
 
     original: str
     ours: tuple[str, ...]
@@ -48,7 +51,7 @@ def _rule(original: str, *ours: str, op: Op = KEEP) -> Rule:
 
 
 def _blocks(original: str, ours: str) -> list[Rule]:
-    """The residual attention blocks of a Transformer."""
+    """Map the residual attention blocks of a Transformer."""
     block, layer = f"{original}.resblocks.{{n}}", f"{ours}.encoder.layers.{{n}}"
     return [
         _rule(f"{block}.attn.in_proj_{{p}}", *(f"{layer}.self_attn.{x}_proj.{{p}}" for x in "qkv"), op=QKV),
@@ -61,7 +64,7 @@ def _blocks(original: str, ours: str) -> list[Rule]:
 
 
 def _stage(number: int) -> list[Rule]:
-    """The bottlenecks of a ResNet stage, which the original counts from 1."""
+    """Map the bottlenecks of a ResNet stage, which the original counts from 1."""
     block, ours = f"visual.layer{number}.{{n}}", f"vision_model.stages.{number - 1}.{{n}}"
     return [
         *(_rule(f"{block}.conv{i}.weight", f"{ours}.conv{i}.weight") for i in (1, 2, 3)),
@@ -101,17 +104,21 @@ RESNET_RULES = [
 
 
 def rules(config: HFCLIPConfig) -> list[Rule]:
-    is_resnet = config.vision_config.model_type == HFCLIPResNetConfig.model_type
-    return [*TEXT_RULES, *(RESNET_RULES if is_resnet else VIT_RULES)]
+    return [*TEXT_RULES, *(RESNET_RULES if config.vision_config.is_resnet else VIT_RULES)]
 
 
 def to_hf(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tensor]:
-    """The original's tensors under our names.
+    """Put the original's tensors under our names.
 
     Raises KeyMappingError, in the original's names, unless they are exactly those of `config`'s model.
     """
     state_dict = {key: tensor for key, tensor in state_dict.items() if key not in BOOKKEEPING}
-    check_tensors(state_dict, _to_original(_meta_state_dict(config), config))
+    expected = _to_original(_meta_state_dict(config), config)
+    # some tools leave this count out; nothing is computed with it
+    state_dict |= {
+        key: torch.tensor(0) for key in expected if key.endswith(".num_batches_tracked") and key not in state_dict
+    }
+    check_tensors(state_dict, expected)
     table = [(_pattern(rule.original), rule) for rule in rules(config)]
     mapped = {}
     for key, tensor in state_dict.items():
@@ -148,7 +155,7 @@ def check_tensors(state_dict: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 
 def _to_original(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tensor]:
-    table = [(_pattern(rule.ours[0]), rule) for rule in rules(config)]
+    table: list[tuple[re.Pattern, Rule | None]] = [(_pattern(rule.ours[0]), rule) for rule in rules(config)]
     others = {name for rule in rules(config) for name in rule.ours[1:]}
     table += [(_pattern(name), None) for name in others]
     mapped = {}
@@ -170,7 +177,7 @@ def _pattern(template: str) -> re.Pattern:
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\w+)", pattern))
 
 
-def _only_match(key: str, table: list[tuple[re.Pattern, Rule | None]]) -> tuple[dict[str, str], Rule | None]:
+def _only_match(key: str, table: Sequence[tuple[re.Pattern, T]]) -> tuple[dict[str, str], T]:
     matches = [(match.groupdict(), rule) for pattern, rule in table if (match := pattern.fullmatch(key))]
     if len(matches) != 1:
         raise KeyMappingError(f"{len(matches)} rules match {key!r}, expected one.")
@@ -179,8 +186,7 @@ def _only_match(key: str, table: list[tuple[re.Pattern, Rule | None]]) -> tuple[
 
 def _listing(what: str, names: Iterable[str]) -> str:
     names = sorted(names)
-    rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{what} {', '.join(names[:8])}{rest}" if names else ""
+    return f"{what} {listing(names)}" if names else ""
 
 
 __all__ = ["BOOKKEEPING", "KeyMappingError", "check_tensors", "rules", "to_hf", "to_original"]

@@ -30,7 +30,7 @@ STORAGE_DTYPES = {
 
 
 class _ScriptModule:
-    """Stands in for any class of an archive: its attributes, and which of them belong into a state dict."""
+    """Stand in for any class of an archive: its attributes, and which of them belong into a state dict."""
 
     declared: frozenset[str] | None
 
@@ -39,7 +39,7 @@ class _ScriptModule:
 
 
 class _ScriptUnpickler(pickle.Unpickler):
-    """Rebuilds the module tree of a TorchScript archive from tensors and inert stand-ins; compiles and runs nothing."""
+    """Rebuild the module tree of a TorchScript archive from tensors and inert stand-ins; compiles and runs nothing."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
         self.path, self.archive, self.root = path, archive, root
@@ -49,7 +49,7 @@ class _ScriptUnpickler(pickle.Unpickler):
             raise CheckpointError(f"{path} was written on a machine of the other byte order: save it again on this one")
         data = archive.read(f"{root}/data.pkl")
         # the C unpickler allocates its memo up to the highest index that it is told of
-        if any(op.name == "LONG_BINPUT" and index > len(data) for op, index, _ in pickletools.genops(data)):
+        if any(op.name == "LONG_BINPUT" and int(index or 0) > len(data) for op, index, _ in pickletools.genops(data)):
             raise CheckpointError(f"{path} is damaged (memo index out of range): fetch it again")
         super().__init__(io.BytesIO(data))
 
@@ -95,7 +95,7 @@ class _ScriptUnpickler(pickle.Unpickler):
         return value
 
     def _declared(self, module: str, name: str) -> frozenset[str] | None:
-        """The parameters and buffers that the archive's code lists for a class, if it does."""
+        """List the parameters and buffers that the archive's code lists for a class, if it does."""
         lists = re.search(
             rf"^class {re.escape(name)}\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]$",
             self._text(f"code/{module.replace('.', '/')}.py"),
@@ -111,12 +111,12 @@ class _ScriptUnpickler(pickle.Unpickler):
 
 
 def read_archive(path: Path, archive: zipfile.ZipFile, root: str) -> dict[str, torch.Tensor]:
-    """The state dict of the module in the folder `root` of `archive`, over the memory-mapped file `path`."""
+    """Read the state dict of the module in the folder `root` of `archive`, over the memory-mapped file `path`."""
     return _state_dict(_ScriptUnpickler(path, archive, root).load())
 
 
 def _state_dict(module: _ScriptModule, prefix: str = "") -> dict[str, torch.Tensor]:
-    """What `torch.jit.load(path).state_dict()` gives, in its order."""
+    """Return what `torch.jit.load(path).state_dict()` gives, in its order."""
     tensors = {
         f"{prefix}{name}": value
         for name, value in module.attributes.items()

@@ -3,7 +3,7 @@
 import gzip
 from importlib.resources import files
 
-from ..tokenization_hf_clip import BOS_TOKEN, EOS_TOKEN, byte_alphabet
+from ..model.bpe_hf_clip import BOS_TOKEN, EOS_TOKEN, byte_alphabet
 
 
 def load_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -12,7 +12,7 @@ def load_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     `bpe_merges.txt.gz` holds only the merges that the original reads of its larger file, one a line.
     """
     text = gzip.decompress(files(__package__).joinpath("bpe_merges.txt.gz").read_bytes()).decode("utf-8")
-    merges = [tuple(line.split(" ")) for line in text.splitlines()]
+    merges = [(first, second) for first, second in (line.split(" ") for line in text.splitlines())]
     alphabet = byte_alphabet().values()
     tokens = [
         *alphabet,

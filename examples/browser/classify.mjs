@@ -1,0 +1,93 @@
+const element = (id) => document.getElementById(id);
+const folder = new URLSearchParams(location.search).get("model") ?? "model";
+const say = (text) => (element("status").textContent = text);
+
+async function load() {
+  const transformers = await import("@huggingface/transformers");
+  const { AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, env } = transformers;
+  env.allowRemoteModels = false;
+  env.allowLocalModels = true;
+  env.localModelPath = new URL(".", location.href).pathname;
+  env.backends.onnx.wasm.wasmPaths = new URL("node_modules/onnxruntime-web/dist/", location.href).href;
+  const progress_callback = ({ status, file, progress }) => {
+    if (status === "progress") say(`loading ${file}: ${Math.round(progress)} %`);
+  };
+  const options = { dtype: "fp32", device: "wasm", progress_callback };
+  return {
+    Tensor: transformers.Tensor,
+    preprocess: (await import(`./${folder}/preprocess.mjs`)).preprocess,
+    settings: await json("preprocessor_config.json"),
+    scale: Math.exp((await json("hf_clip_export.json")).logit_scale),
+    tokenizer: await AutoTokenizer.from_pretrained(folder, { progress_callback }),
+    text: await CLIPTextModelWithProjection.from_pretrained(folder, options),
+    vision: await CLIPVisionModelWithProjection.from_pretrained(folder, options),
+  };
+}
+
+async function json(name) {
+  const response = await fetch(`./${folder}/${name}`);
+  if (!response.ok) throw new Error(`${folder}/${name} is missing: export the model as README.md says`);
+  return response.json();
+}
+
+async function pixels(file) {
+  if (!file) throw new Error("no image is chosen: choose one");
+  const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+  const bitmap = await createImageBitmap(file, options).catch(() => {
+    throw new Error(`${file.name} is not an image that this browser reads: choose a PNG or JPEG file`);
+  });
+  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  return context.getImageData(0, 0, bitmap.width, bitmap.height);
+}
+
+async function classify(clip, file, labels) {
+  if (!labels.length) throw new Error("no label is given: write one on each line");
+  const { data, dims } = clip.preprocess(await pixels(file), clip.settings);
+  const { image_embeds } = await clip.vision({ pixel_values: new clip.Tensor("float32", data, dims) });
+  const { text_embeds } = await clip.text(clip.tokenizer(labels, { padding: true, truncation: true }));
+  const [image] = image_embeds.normalize().tolist();
+  const logits = text_embeds.normalize().tolist().map((text) => clip.scale * dot(image, text));
+  const exponentials = logits.map((logit) => Math.exp(logit - Math.max(...logits)));
+  const sum = exponentials.reduce((total, value) => total + value, 0);
+  return exponentials.map((value) => value / sum);
+}
+
+const dot = (left, right) => left.reduce((total, value, index) => total + value * right[index], 0);
+
+function show(labels, scores) {
+  const order = labels.map((_, index) => index).sort((left, right) => scores[right] - scores[left]);
+  element("scores").replaceChildren(...order.map((index) => {
+    const row = document.createElement("li"), name = document.createElement("span");
+    const meter = document.createElement("meter"), percent = document.createElement("span");
+    name.textContent = labels[index];
+    meter.value = scores[index];
+    percent.textContent = `${(100 * scores[index]).toFixed(1)} %`;
+    row.append(name, meter, percent);
+    return row;
+  }));
+}
+
+element("image").onchange = ({ target }) => {
+  element("preview").hidden = !target.files.length;
+  if (target.files.length) element("preview").src = URL.createObjectURL(target.files[0]);
+};
+
+try {
+  const clip = await load();
+  element("classify").onclick = async () => {
+    const labels = element("labels").value.split("\n").map((label) => label.trim()).filter(Boolean);
+    element("scores").replaceChildren();
+    say("classifying");
+    try {
+      show(labels, await classify(clip, element("image").files[0], labels));
+      say("done");
+    } catch (error) {
+      say(error.message);
+    }
+  };
+  element("classify").disabled = false;
+  say("ready");
+} catch (error) {
+  say(error.message);
+}

@@ -1,0 +1,176 @@
+"""`hf-clip classify`."""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from glob import glob
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..utils.packages import require
+from . import common
+from .common import CommandError
+from .options import BatchSize, ComputeDType, Device, ModelId, Optimize, Precision, Strict, Trust, Workers
+
+MAX_DRAWN = 64
+
+
+def classify(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Files, folders (with all below them, hidden files aside), patterns like 'photos/*.jpg', or - to read "
+            "paths from standard input, one a line.",
+        ),
+    ],
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels", "-l", metavar="A,B,C|FILE", help="Labels with commas between, or a file of one a line."
+        ),
+    ],
+    model: ModelId,
+    templates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--templates",
+            "-t",
+            metavar="TEXT|FILE",
+            help="The sentence around a label, {} in its place, or a file of one a line. Several, in a file or by "
+            "giving the option again, are averaged (default: a photo of a {}.).",
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels to show for each image.")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a line: image, and labels with label and score.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=f"Draw the first {MAX_DRAWN} images with their scores. Needs matplotlib."),
+    ] = None,
+    batch_size: BatchSize = 32,
+    workers: Workers = None,
+    dtype: ComputeDType = Precision.float32,
+    device: Device = None,
+    optimize: Optimize = False,
+    trust_remote_code: Trust = False,
+    strict: Strict = False,
+) -> None:
+    """Say which of the labels each image shows, as soon as it is known.
+
+    Scores are probabilities over all labels. Unreadable images are listed on standard error.
+
+    Example: hf-clip classify photos --labels "a cat,a dog" --model clip-vit-base-patch32
+    """
+    if plot is not None:
+        check_plot(plot)
+    label_list = read_labels(labels)
+    if twice := [label for label, count in Counter(label_list).items() if count > 1]:
+        raise CommandError(f"labels are given twice: {', '.join(twice[:10])}")
+    template_list = None if templates is None else read_templates(templates)
+    paths = expand(images) if "-" in images else list(expand(images))
+
+    from tqdm import tqdm
+
+    from ..zero_shot.classifier import ZeroShotClassifier
+
+    loaded, processor = common.load(model, dtype, device, optimize, trust_remote_code)
+    given = {} if template_list is None else {"templates": template_list}
+    classifier = ZeroShotClassifier(loaded, processor, label_list, **given)
+    skipped, drawn, count = common.Skipped(), [], 0
+    results = classifier.stream(
+        paths, top_k, batch_size=batch_size, workers=workers, on_error=None if strict else skipped.add
+    )
+    total = len(paths) if isinstance(paths, list) else None
+    # on a terminal the results themselves show the progress
+    with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty()) as bar:
+        for path, answers in results:
+            typer.echo(json.dumps({"image": path, "labels": answers}) if as_json else describe(path, answers))
+            count += 1
+            bar.update()
+            if plot is not None and len(drawn) < MAX_DRAWN:
+                drawn.append((path, answers))
+    skipped.summarize(count)
+    if plot is not None:
+        draw(drawn, plot, count)
+
+
+def draw(results: list[tuple[str, list[dict[str, Any]]]], output: Path, count: int) -> None:
+    """Draw the first of `count` results."""
+    from ..plots.scores import draw_scores
+
+    draw_scores([path for path, _ in results], {"": [answers for _, answers in results]}, output)
+    note = f", the first {MAX_DRAWN} of {count:,} images" if count > MAX_DRAWN else ""
+    typer.echo(f"drawn: {output}{note}", err=True)
+
+
+def describe(path: str, answers: list[dict[str, Any]]) -> str:
+    """Return one line for one image."""
+    from ..embedding.store import as_line
+
+    return f"{as_line(path)}: " + ", ".join(f"{answer['label']} {answer['score']:.1%}" for answer in answers)
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def expand(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield the images that `arguments` stand for; a missing file fails when it is opened."""
+    from ..data.images import image_paths
+
+    for argument in arguments:
+        if argument == "-":
+            yield from (line for line in map(str.strip, sys.stdin) if line)
+        elif os.path.isdir(argument):
+            found = image_paths(argument)
+            if not found:
+                raise CommandError(f"there are no images in {argument}")
+            yield from found
+        elif set(argument) & set("*?[") and not os.path.exists(argument):
+            found = sorted(path for path in glob(argument, recursive=True) if os.path.isfile(path))
+            if not found:
+                raise CommandError(f"no file matches {argument}")
+            yield from found
+        else:
+            yield argument
+
+
+def read_labels(argument: str) -> list[str]:
+    """Return the labels of a file, or those between commas."""
+    if os.path.isfile(argument):
+        return read_lines(argument)
+    if "," not in argument and Path(argument).suffix == ".txt":
+        raise CommandError(f"there is no file {argument}")
+    return [label for label in map(str.strip, argument.split(",")) if label]
+
+
+def read_templates(arguments: Iterable[str]) -> list[str]:
+    """Return texts with braces as they are, and the lines of anything else as a file."""
+    return [text for argument in arguments for text in ([argument] if "{" in argument else read_lines(argument))]
+
+
+def read_lines(path: str) -> list[str]:
+    """Return the lines of a file that are not blank, stripped."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise CommandError(f"there is no file {path}, and as a template it lacks {{}}") from None
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not a text in UTF-8: {error}") from error
+    return [line for line in map(str.strip, text.splitlines()) if line]
+
+
+def check_plot(output: Path) -> None:
+    """Raise unless matplotlib can write `output`."""
+    require("matplotlib", "plot", "--plot")
+    from ..plots.scores import supported_suffixes
+
+    if output.suffix not in supported_suffixes():
+        raise CommandError(f"{output} should end in {', '.join(sorted(supported_suffixes()))}")
+    if not output.absolute().parent.is_dir():
+        raise CommandError(f"can't write {output}: there is no folder {output.parent}")

@@ -1,0 +1,106 @@
+"""Helpers of the verbs that run a model: load it, and keep account of unreadable images."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..utils.text import listing
+from .options import Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_NAMED = 10
+STOPPED = 130  # 128 + SIGINT, as in shells
+
+
+class CommandError(ValueError):
+    """Raised where the command line asks for something that cannot be done."""
+
+
+def load(
+    model_id: str, dtype: Precision, device: str | None, optimize: bool, trust_remote_code: bool
+) -> tuple["PreTrainedModel", Any]:
+    """Load a model, in evaluation mode on its device, and its processor."""
+    from ..embedding.loading import load_clip
+
+    model, processor = _load(load_clip, model_id, dtype, device, optimize=optimize, trust_remote_code=trust_remote_code)
+    if not hasattr(model, "get_image_features"):
+        raise CommandError(f"{model_id} is a {type(model).__name__}, not a CLIP with both towers")
+    return model, processor
+
+
+def load_text_tower(
+    model_id: str, dtype: Precision, device: str | None, trust_remote_code: bool
+) -> tuple["PreTrainedModel", Any]:
+    """Load a model's text tower, in evaluation mode on its device, and its tokenizer."""
+    from ..embedding.loading import load_text_tower
+
+    return _load(load_text_tower, model_id, dtype, device, trust_remote_code=trust_remote_code)
+
+
+def _load(
+    loader: Callable[..., tuple["PreTrainedModel", Any]],
+    model_id: str,
+    dtype: Precision,
+    device: str | None,
+    **options: bool,
+) -> tuple["PreTrainedModel", Any]:
+    import torch
+    from transformers.utils import logging
+
+    if os.path.isfile(model_id):
+        raise CommandError(
+            f"{model_id} is a file, --model takes a folder: make one with hf-clip convert {model_id} --output FOLDER"
+        )
+    looks_local = model_id.startswith((".", "~", os.sep)) or model_id.count("/") > 1
+    if looks_local and not os.path.isdir(model_id):
+        raise CommandError(f"there is no folder {model_id}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"can't compute on {device}: {first_line(error)}") from error
+    logging.disable_progress_bar()
+    try:
+        return loader(model_id, device=device, dtype=getattr(torch, dtype.value), **options)
+    except Exception as error:  # a broken file makes its reader raise anything
+        raise CommandError(f"can't load {model_id}: {first_line(error)}") from error
+
+
+class Skipped:
+    """Collect the images that cannot be read, and report them on standard error."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    def add(self, path: str, error: Exception) -> None:
+        """Report one unreadable image."""
+        from tqdm import tqdm
+
+        from ..embedding.store import as_line
+
+        self.paths.append(as_line(path))
+        tqdm.write(f"skipped: {as_line(first_line(error))}", file=sys.stderr)
+
+    def summarize(self, read: int) -> None:
+        """Name the unreadable images; raise CommandError if none of all images was readable."""
+        if not self.paths:
+            if not read:
+                raise CommandError("there are no images")
+            return
+        summary = (
+            f"{len(self.paths):,} of {len(self.paths) + read:,} images could not be read: "
+            f"{listing(self.paths, MAX_NAMED)}"
+        )
+        if not read:
+            raise CommandError(summary)
+        typer.echo(summary, err=True)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

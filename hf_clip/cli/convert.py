@@ -1,0 +1,65 @@
+"""`hf-clip convert`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..openai.published import CHECKPOINTS, DType, Layout
+from .options import CacheDir, Force
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help=f"One of {', '.join(CHECKPOINTS)} (downloaded), or a file: a TorchScript archive, a state dict of "
+            "torch.save, or safetensors in the original's key layout."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    layout: Annotated[
+        Layout, typer.Option(help="`transformers` writes a ViT for the stock CLIPModel and CLIPProcessor.")
+    ] = Layout.hf_clip,
+    dtype: Annotated[
+        DType, typer.Option(help="The dtype to store weights in; `original` is lossless.")
+    ] = DType.original,
+    activation: Annotated[
+        str | None, typer.Option(help="Activation, if the file does not tell: quick_gelu (default) or gelu.")
+    ] = None,
+    vision_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of the image tower (default: width / 64).")
+    ] = None,
+    text_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of the text tower (default: width / 64).")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="An open_clip architecture that has these settings, such as ViT-H-14.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Prefix of the keys of the CLIP to read, in a file that holds several.")
+    ] = None,
+    cache_dir: CacheDir = None,
+    force: Force = False,
+) -> None:
+    """Convert an original checkpoint to a folder that from_pretrained reads.
+
+    Example: hf-clip convert ViT-B/32 --output clip-vit-base-patch32
+    """
+    from ..openai import convert as engine
+
+    engine.convert(
+        source,
+        output,
+        layout,
+        dtype,
+        force,
+        cache_dir,
+        report=typer.echo,
+        activation=activation,
+        vision_heads=vision_heads,
+        text_heads=text_heads,
+        like=like,
+        prefix=prefix,
+    )
+    typer.echo(f'done: AutoModel.from_pretrained("{output}")')

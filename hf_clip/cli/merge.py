@@ -1,0 +1,94 @@
+"""`hf-clip merge`."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import common
+from .common import CommandError
+from .options import Force, Precision, Trust
+
+
+def merge(
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="The model before fine-tuning: a folder, or an id on the Hub.")
+    ],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="Its fine-tune: a folder of a model or of a LoRA adapter.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    alpha: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The share of the fine-tune (default: 0.5); 1 merges an adapter.")
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="FROM:TO:STEP", help="Try several shares, such as 0:1:0.1, and write the best one."),
+    ] = None,
+    eval_data: Annotated[
+        str | None,
+        typer.Option("--eval", metavar="DATA", help="Images with captions or labels, for --sweep to compare on."),
+    ] = None,
+    force: Force = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Average a model and its fine-tune, to keep what both can do (WiSE-FT), or merge an adapter into its model.
+
+    Example: hf-clip merge clip-rn50 tuned --output merged --alpha 0.5
+    """
+    from ..utils.files import check_output, new_directory
+
+    if (sweep is None) != (eval_data is None) or (sweep is not None and alpha is not None):
+        raise CommandError("give --alpha alone, or --sweep with --eval")
+    check_output(output, force)
+    shares = [0.5 if alpha is None else alpha] if sweep is None else parse_sweep(sweep)
+
+    from ..training.adapters import is_adapter, merged
+    from ..training.interpolation import interpolated
+
+    first, processor = common.load(base, Precision.float32, "cpu", False, trust_remote_code)
+    start = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    model = (
+        merged(first, tuned)
+        if is_adapter(tuned)
+        else common.load(tuned, Precision.float32, "cpu", False, trust_remote_code)[0]
+    )
+    end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    share = shares[0]
+    if eval_data is not None:
+        found = {}
+        for share in shares:
+            model.load_state_dict(interpolated(start, end, share))
+            found[share] = measure(model, processor, eval_data)
+            typer.echo(f"alpha {share:g}: " + ", ".join(f"{name} {value:.4f}" for name, value in found[share].items()))
+        share = max(found, key=lambda one: next(iter(found[one].values())))
+    model.load_state_dict(interpolated(start, end, share))
+    with new_directory(output) as work:
+        model.save_pretrained(work)
+        processor.save_pretrained(work)
+    typer.echo(f"done: {output}, alpha {share:g}")
+
+
+def parse_sweep(text: str) -> list[float]:
+    """Read FROM:TO:STEP as the shares to try, both ends included."""
+    try:
+        start, stop, step = map(float, text.split(":"))
+    except ValueError:
+        raise CommandError(f"--sweep is {text!r}: give FROM:TO:STEP, such as 0:1:0.1") from None
+    if not (0 <= start <= stop <= 1 and step > 0):
+        raise CommandError(f"--sweep is {text!r}: go up from 0 or more to 1 or less")
+    count = math.floor((stop - start) / step + 1e-9) + 1
+    return [round(start + number * step, 9) for number in range(count)]
+
+
+def measure(model: Any, processor: Any, data: str) -> dict[str, float]:
+    """Measure the accuracy on labels, or the recall on captions; the first number decides."""
+    from ..data.read import read_rows
+    from ..training.metrics import ZeroShotSet, evaluate_pairs
+
+    rows = read_rows(data)
+    if not any(row.texts for row in rows):
+        return {"acc1": ZeroShotSet(rows).accuracy(model.eval(), processor)}
+    metrics = evaluate_pairs(model.eval(), processor, rows)
+    return {name: metrics[name] for name in ("mean_recall@1", "loss")}

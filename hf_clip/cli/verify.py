@@ -1,0 +1,64 @@
+"""`hf-clip verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import CacheDir
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="A converted or an exported folder.")],
+    original: Annotated[
+        str | None,
+        typer.Option(
+            help="The source of the folder: one of the nine names (downloaded if need be), or a file. Without it, "
+            "the folder is compared with what its parity.json recorded. Of an exported folder: the folder or id of its "
+            "model, if that has moved."
+        ),
+    ] = None,
+    trust_original: Annotated[
+        bool, typer.Option("--trust-original", help="Run the code in an original that is none of the published files.")
+    ] = False,
+    golden_images: Annotated[
+        Path | None, typer.Option(help="A folder with the images of published examples, instead of the web.")
+    ] = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Prove that a folder is its original: config, tensors, pixels, token ids, features, logits.
+
+    Writes parity.json into the folder, and the summary into its model card. Exits with 1 if anything differs. The files
+    of an exported folder are measured again beside their model, and compared with its parity.json.
+
+    Example: hf-clip verify clip-vit-base-patch32 --original ViT-B/32
+    """
+    from ..runtime.manifest import is_exported
+
+    if is_exported(directory):
+        verify_exported(directory, original)
+        return
+    from rich.console import Console
+
+    from ..openai.published import CHECKPOINTS
+    from ..parity import verify as engine
+
+    checks = engine.verify(directory, original, trust_original, golden_images, cache_dir, report=typer.echo)
+    Console().print(engine.table(checks))
+    if any(row.verdict is engine.Verdict.failed for row in checks):
+        raise typer.Exit(1)
+    if original in CHECKPOINTS:
+        typer.echo(
+            "its published accuracies, on their data sets: "
+            f"hf-clip evaluate benchmark imagenetv2 vtab/dtd --model {directory} --published {original}"
+        )
+
+
+def verify_exported(directory: Path, original: str | None) -> None:
+    """Say of each exported file whether it is as recorded; exit with 1 unless all are."""
+    from ..export.verify import verify_export
+
+    equal = verify_export(directory, original, report=typer.echo)
+    typer.echo("equal" if equal else "not equal: export the model again")
+    if not equal:
+        raise typer.Exit(1)

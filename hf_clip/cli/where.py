@@ -1,0 +1,158 @@
+"""`hf-clip where`."""
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..utils.files import check_output, replacing
+from . import common
+from .classify import check_plot
+from .common import CommandError
+from .options import ComputeDType, Device, Force, ModelId, Precision, Trust
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Method(str, Enum):
+    """Name what a map is made from."""
+
+    dense = "dense"
+    gradient = "gradient"
+    rollout = "rollout"
+    windows = "windows"
+    attention = "attention"
+
+
+def where(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file or an address.")],
+    model: ModelId,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help='Texts to find, such as "a cat"; none for attention.')
+    ] = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="dense: how well each place fits the text. gradient: how much each place adds to the fit of the whole "
+            "(Grad-CAM, attention relevance). rollout: where the model attends, for any text. windows: how well the "
+            "window around each place fits, slow. attention: of --layers and --heads."
+        ),
+    ] = Method.dense,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read the image to its edges instead of the square in its middle.")
+    ] = False,
+    shifts: Annotated[
+        int, typer.Option(min=1, help="Average over this many shifts in each direction: finer maps, slower.")
+    ] = 1,
+    layers: Annotated[str, typer.Option(metavar="N,N", help="Layers for attention, from the end if negative.")] = "-1",
+    heads: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Heads for attention (default: the mean of all).")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the image with each map over it. Needs matplotlib.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.npz", help="Save maps (texts, height, width).")
+    ] = None,
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Find rough boxes around the regions where a map is high. Needs SciPy.")
+    ] = False,
+    threshold: Annotated[
+        float, typer.Option(help="Share of a map's highest value that belongs to a box, between 0 and 1.")
+    ] = 0.5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a line: text, the highest value, its place, boxes.")
+    ] = False,
+    dtype: ComputeDType = Precision.float32,
+    device: Device = None,
+    trust_remote_code: Trust = False,
+    force: Force = False,
+) -> None:
+    """Say where in an image each of the texts is.
+
+    Maps have the image's own size; places outside the square that the model reads are NaN. Values are similarities
+    less those of texts that fit anywhere: above 0 the text fits better.
+
+    Example: hf-clip where photo.jpg "a cat" "the sofa" --model clip-vit-base-patch16 --plot where.png
+    """
+    if plot is not None:
+        check_plot(plot)
+    if output is not None:
+        if output.suffix != ".npz":
+            raise CommandError(f"{output} should end in .npz")
+        check_output(output, force)
+    if (method == Method.attention) == bool(texts):
+        raise CommandError(
+            f"attention takes no texts, got {texts[0]!r}: choose another --method"
+            if texts
+            else "there are no texts: give some, or --method attention"
+        )
+
+    from ..localization import maps as localization
+    from ..model.image_processing_hf_clip import open_image
+
+    with open_image(image) as picture:
+        picture.load()
+    loaded, processor = common.load(model, dtype, device, False, trust_remote_code)
+    if method == Method.attention:
+        titles, maps = attention(loaded, processor, picture, numbers(layers), heads and numbers(heads), whole)
+    else:
+        titles = texts or []
+        maps = localization.where(loaded, processor, picture, titles, method.value, whole=whole, shifts=shifts)
+    for title, map in zip(titles, maps, strict=True):
+        found = describe(title, map, threshold if boxes else None)
+        typer.echo(json.dumps(found) if as_json else sentence(found))
+    if output is not None:
+        save(titles, maps, output)
+    if plot is not None:
+        from ..plots.maps import draw_maps
+
+        draw_maps(picture, titles, maps.numpy(), plot)
+        typer.echo(f"drawn: {plot}", err=True)
+
+
+def attention(model, processor, picture, layers: list[int], heads, whole: bool) -> tuple[list[str], "torch.Tensor"]:
+    """Return titles and maps of each layer and head."""
+    from ..localization.maps import attention_maps
+
+    maps = attention_maps(model, processor, picture, layers, heads, whole=whole)
+    named = [f"head {head}" for head in heads] if heads else ["all heads"]
+    return [f"layer {layer}, {head}" for layer in layers for head in named], maps.flatten(0, 1)
+
+
+def numbers(argument: str) -> list[int]:
+    """Return the whole numbers between commas."""
+    try:
+        return [int(part) for part in argument.split(",")]
+    except ValueError:
+        raise CommandError(f"{argument!r} is no list of whole numbers: write 0,3 or -1") from None
+
+
+def describe(text: str, map: "torch.Tensor", threshold: float | None) -> dict:
+    """Return the highest value of a map, its place, and boxes at `threshold` if given."""
+    from ..localization.boxes import find_boxes, find_peak
+
+    x, y = find_peak(map)
+    found = {"text": text, "score": float(map[y, x]), "x": x, "y": y}
+    if threshold is None:
+        return found
+    return {**found, "boxes": find_boxes(map, threshold)}
+
+
+def sentence(found: dict) -> str:
+    """Return one line for one text."""
+    line = f"{found['text']}: {found['score']:.3g} at x={found['x']}, y={found['y']}"
+    boxes = [f"{box['box']} {box['score']:.3g}" for box in found.get("boxes", [])]
+    return f"{line}; boxes: {', '.join(boxes) or 'none'}" if "boxes" in found else line
+
+
+def save(texts: list[str], maps: "torch.Tensor", output: Path) -> None:
+    """Write `texts` and `maps` as NumPy's .npz, which needs no pickle to read."""
+    import numpy as np
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(output) as work, work.open("wb") as file:
+        np.savez_compressed(file, texts=np.array(texts), maps=maps.numpy())

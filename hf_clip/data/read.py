@@ -1,0 +1,109 @@
+"""One function that reads a data set from any of the layouts."""
+
+import os
+from collections.abc import Iterable, Mapping
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from ..utils.text import listing
+from .images import image_paths, is_image_file
+from .rows import DataError, Rows, make_rows
+from .tables import READERS, read_table
+from .tars import read_tars
+
+Columns = Mapping[str, Any]
+LAYOUTS = "a folder of class folders, a folder with metadata.csv, .tsv, .jsonl or .parquet, such a table, or tars"
+
+
+def read_rows(data: str | os.PathLike | Iterable[Mapping[str, Any]], **columns: Any) -> Rows:
+    """Read a data set of images with captions or labels, without opening an image.
+
+    Args:
+        data: A folder of class folders; a folder with a `metadata` table; a table, whose relative paths count from its
+            folder; a tar, a folder of tars, or a pattern of such as `train-*.tar`; or mappings of columns to values.
+            The lines of a `classnames.txt`, in the folder or the one above, name class folders and integer labels; else
+            class folders are named by themselves, with blanks for underscores.
+        **columns: `image_column`, `text_column`, `label_column`, where their names are unusual.
+
+    Returns:
+        The rows, with `labels` where there are classes.
+
+    Raises:
+        DataError: The data set is empty, or can't be read; the sentence says where.
+    """
+    if not isinstance(data, str | os.PathLike):
+        return make_rows(data, "the data", **columns)
+    path = Path(data)
+    if path.is_dir():
+        return _folder(path, columns)
+    paths = [path] if path.is_file() else sorted(map(Path, glob(str(path), recursive=True)))
+    if not paths:
+        raise DataError(f"there is no {path}: give {LAYOUTS}")
+    if all(file.suffix == ".tar" for file in paths):
+        return tar_rows(paths, str(path), columns)
+    if len(paths) > 1 or paths[0].suffix.lower() not in READERS:
+        raise DataError(f"{path} is no data set: give {LAYOUTS}")
+    return _table(paths[0], columns)
+
+
+def _folder(folder: Path, columns: Columns) -> Rows:
+    tables = [path for suffix in READERS if (path := folder / f"metadata{suffix}").is_file()]
+    if len(tables) > 1:
+        raise DataError(f"{folder} has several tables, {listing([table.name for table in tables])}: keep one")
+    if tables:
+        return _table(tables[0], columns)
+    if tars := sorted(folder.glob("*.tar")):
+        return tar_rows(tars, str(folder), columns)
+    return _class_folders(folder)
+
+
+def _table(path: Path, columns: Columns) -> Rows:
+    labels = _lines(path.parent, "classnames.txt")
+    return make_rows(read_table(path), str(path), labels=labels, folder=path.parent, **columns)
+
+
+def _class_folders(folder: Path) -> Rows:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    beside = [path.name for path in folder.iterdir() if is_image_file(path.name)]
+    if beside or not classes:
+        found = f"images beside its folders, such as {beside[0]}" if beside and classes else "no class folders"
+        raise DataError(f"{folder} has {found}: give {LAYOUTS}")
+    names = _lines(folder, "classnames.txt") or [path.name.replace("_", " ") for path in classes]
+    if len(names) != len(classes):
+        raise DataError(
+            f"{folder} has {len(classes)} class folders, classnames.txt has {len(names)} lines: name each folder, in "
+            "alphabetical order"
+        )
+    mappings = [{"image": file, "label": place} for place, path in enumerate(classes) for file in image_paths(path)]
+    if not mappings:
+        raise DataError(f"there are no images in {folder}: give {LAYOUTS}")
+    return make_rows(mappings, str(folder), labels=names, templates=_templates(folder))
+
+
+def tar_rows(paths: list[Path], name: str, columns: Columns) -> Rows:
+    """Read archives in the order given, with the class names and templates beside or above them."""
+    folder = paths[0].parent
+    return make_rows(
+        read_tars(paths),
+        name,
+        labels=_lines(folder, "classnames.txt"),
+        templates=_templates(folder),
+        **columns,
+    )
+
+
+def _templates(folder: Path) -> list[str]:
+    """Read the prompts that clip_benchmark keeps beside its data sets, with `{c}` for the label."""
+    return [line.replace("{c}", "{}") for line in _lines(folder, "zeroshot_classification_templates.txt")]
+
+
+def _lines(folder: Path, name: str) -> list[str]:
+    for place in (folder, folder.absolute().parent):
+        if (place / name).is_file():
+            lines = (place / name).read_text(encoding="utf-8-sig").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+    return []
+
+
+__all__ = ["read_rows", "tar_rows"]

@@ -1,0 +1,192 @@
+"""Rows of images with captions or a label, whatever they are read from."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from .images import TarMember, decode_image, located
+
+IMAGE_COLUMNS = (
+    "image",
+    "image_path",
+    "file_name",
+    "filename",
+    "filepath",
+    "file",
+    "path",
+    "jpg",
+    "png",
+    "webp",
+    "url",
+)
+TEXT_COLUMNS = ("text", "texts", "caption", "captions", "txt", "title")
+LABEL_COLUMNS = ("label", "labels", "class", "cls", "category")
+
+
+class DataError(ValueError):
+    """A data set that can't be read as images with captions or labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image with its captions or its label.
+
+    Args:
+        image: What `decode_image` opens; nothing is read before `open`.
+        name: How errors and progress name the image.
+        texts: The captions; empty where only a label is known.
+        label: The place of the class in `Rows.labels`.
+    """
+
+    image: Any
+    name: str
+    texts: tuple[str, ...] = ()
+    label: int | None = None
+
+    def open(self) -> Any:
+        """Decode the image; raise UnreadableImageError, which names it."""
+        return decode_image(self.image, self.name)
+
+
+@dataclass(frozen=True)
+class Rows(Sequence[Row]):
+    """A data set in memory but for its images.
+
+    Args:
+        rows: The rows.
+        labels: The names of the classes; empty where rows have captions only.
+        templates: The prompts that came with the data set, with `{}` for the label.
+        name: What the data set was read from.
+    """
+
+    rows: list[Row]
+    labels: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
+    name: str = "data"
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def grouped(self) -> "Rows":
+        """Join the rows of one file into one row with the captions of all, as retrieval counts images."""
+        texts: dict[Any, list[str]] = {}
+        first: dict[Any, Row] = {}
+        for number, row in enumerate(self.rows):
+            key = row.image if isinstance(row.image, str) else number
+            first.setdefault(key, row)
+            texts.setdefault(key, []).extend(row.texts)
+        rows = [Row(row.image, row.name, tuple(texts[key]), row.label) for key, row in first.items()]
+        return Rows(rows, self.labels, self.templates, self.name)
+
+
+def make_rows(
+    mappings: Iterable[Mapping[str, Any]],
+    name: str,
+    *,
+    labels: Sequence[str] = (),
+    templates: Sequence[str] = (),
+    folder: Path | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> Rows:
+    """Make rows of mappings that name an image and its captions or label, by usual names of columns unless given.
+
+    Args:
+        mappings: One mapping for each row; the columns of the first one decide.
+        name: What the rows come from, for errors.
+        labels: Names of the classes, of which labels that are integers are the places.
+        templates: Prompts that come with the data set.
+        folder: Where relative paths of images begin; the working directory unless given.
+        image_column: The column of images.
+        text_column: The column of captions, each one text or a list of texts.
+        label_column: The column of labels, each a name or an integer.
+
+    Raises:
+        DataError: No row, a column is missing or ambiguous, or a row has neither caption nor label.
+    """
+    mappings = list(mappings)
+    if not mappings:
+        raise DataError(f"{name} has no rows: give at least one image with a caption or a label")
+    columns = list(mappings[0])
+    image = _column("image", image_column, IMAGE_COLUMNS, columns, name)
+    text = _column("text", text_column, TEXT_COLUMNS, columns, name)
+    label = _column("label", label_column, LABEL_COLUMNS, columns, name)
+    if image is None or (text is None and label is None):
+        lacking = "image" if image is None else "text or label"
+        known = IMAGE_COLUMNS if image is None else (*TEXT_COLUMNS, *LABEL_COLUMNS)
+        raise DataError(
+            f"{name} has the columns {', '.join(columns)}, none of them for {lacking}: call one {', '.join(known)}, "
+            f"or pass {lacking.split()[0]}_column="
+        )
+    values = [None if label is None else _label(mapping.get(label)) for mapping in mappings]
+    labels = list(labels) or sorted({value for value in values if isinstance(value, str)})
+    numbers = {value for value in values if isinstance(value, int)}
+    if numbers and not labels:
+        labels = [str(number) for number in range(max(numbers) + 1)]
+    places = {value: place for place, value in enumerate(labels)}
+    rows = []
+    for number, (mapping, value) in enumerate(zip(mappings, values, strict=True), 1):
+        where = f"row {number} of {name}"
+        texts = () if text is None else _texts(mapping.get(text), where)
+        if isinstance(mapping.get(image), str | None) and not mapping.get(image):
+            raise DataError(f"{where} names no image in the column {image}: give its path, or remove the row")
+        if not texts and value is None:
+            raise DataError(f"{where} has neither caption nor label: give one, or remove the row")
+        source = mapping[image] if folder is None else located(mapping[image], folder)
+        rows.append(Row(source, _name(source, where), texts, _place(value, places, where)))
+    return Rows(rows, labels, list(templates), name)
+
+
+def _column(kind: str, given: str | None, known: Sequence[str], columns: Sequence[str], name: str) -> str | None:
+    if given is not None:
+        if given not in columns:
+            raise DataError(f"{name} has no column {given}: it has {', '.join(columns)}")
+        return given
+    found = [column for column in columns if column.lower() in known]
+    if len(found) > 1:
+        raise DataError(f"{name} has several columns for {kind}, {', '.join(found)}: pass {kind}_column=")
+    return found[0] if found else None
+
+
+def _label(value: Any) -> str | int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str):
+        value = value.strip()
+        return int(value) if value.isdecimal() else value or None
+    return value
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    values = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+    if wrong := [text for text in values if not isinstance(text, str)]:
+        raise DataError(f"{where} has the caption {wrong[0]!r}, which is no text: write captions as texts")
+    return tuple(text.strip() for text in values if text.strip())
+
+
+def _place(value: str | int | None, places: Mapping[str, int], where: str) -> int | None:
+    if value is None:
+        return None
+    place = places.get(value) if isinstance(value, str) else value
+    if place is None or not 0 <= place < len(places):
+        raise DataError(f"{where} has the label {value!r}, which is none of the {len(places)} classes: list it there")
+    return place
+
+
+def _name(image: Any, where: str) -> str:
+    return str(image)[:500] if isinstance(image, str | Path | TarMember) else where
+
+
+__all__ = ["DataError", "Row", "Rows", "make_rows"]

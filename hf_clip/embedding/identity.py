@@ -1,0 +1,82 @@
+"""Identify a model by the embedding it gives to one fixed text or image."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from .images import embed_images
+from .texts import embed_texts
+
+PROBE = "a photograph of seven small boats in the harbour, seen from the old lighthouse"
+# largest distance between two probes (of length 1) of one model: by rounding, or from one precision to another
+SAME_PRECISION, OTHER_PRECISION = 1e-3, 5e-2
+
+
+class OtherModelError(ValueError):
+    """Raised where class embeddings come from another model than the one they should serve."""
+
+
+def name_of(model: PreTrainedModel) -> str:
+    """Return the folder or Hub id that `model` came from, else its class name."""
+    return model.config.name_or_path or type(model).__name__
+
+
+def text_probe(model: PreTrainedModel, processor: Any) -> torch.Tensor:
+    """Embed the fixed text, as (1, projection_dim) float32 of length 1."""
+    return embed_texts(model, processor, [PROBE])
+
+
+def image_probe(model: PreTrainedModel, processor: Any) -> torch.Tensor:
+    """Embed the fixed image, as (projection_dim,) float32 of length 1."""
+    ramp = np.add.outer(np.arange(200), np.arange(300) * 2)  # (H, W)
+    image = Image.fromarray(np.stack([ramp, ramp * 3, ramp * 7], -1).astype(np.uint8))
+    return embed_images(model, processor, image)[0]
+
+
+def store_settings(model: PreTrainedModel, processor: Any, dtype: str, normalize: bool) -> dict[str, Any]:
+    """Return the settings that all embeddings in one FeatureStore have in common."""
+    probe = image_probe(model, processor).tolist()
+    return {"model": name_of(model), "dtype": dtype, "normalize": normalize, "dim": len(probe), "probe": probe}
+
+
+def fingerprint(model_id: str) -> str | None:
+    """Return a digest that changes when a model's files do, or None where they are not on this machine.
+
+    It reads names, sizes and times of the files of a folder, or of the cached copy of a Hub repository.
+    """
+    folder = Path(model_id)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(model_id, "config.json")
+        if not isinstance(config, str):
+            return None
+        folder = Path(config).parent
+    stats = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    listed = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items()]
+    return hashlib.blake2b(os.fsencode("\n".join(listed)), digest_size=16).hexdigest()
+
+
+def same_model(probe: torch.Tensor, known: torch.Tensor, same_precision: bool) -> bool:
+    """Return True if two probes come from one model, up to rounding."""
+    tolerance = SAME_PRECISION if same_precision else OTHER_PRECISION
+    return probe.shape == known.shape and bool((probe - known).norm() <= tolerance)
+
+
+__all__ = [
+    "OTHER_PRECISION",
+    "SAME_PRECISION",
+    "OtherModelError",
+    "fingerprint",
+    "image_probe",
+    "name_of",
+    "same_model",
+    "store_settings",
+    "text_probe",
+]

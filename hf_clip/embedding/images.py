@@ -1,0 +1,284 @@
+"""Embeddings of many images."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from ..data.images import UnreadableImageError
+from ..model.image_processing_hf_clip import is_address, open_image
+from .features import collect, features
+
+OnError = Callable[[Any, Exception], None]
+T = TypeVar("T")
+
+
+@dataclass
+class ImageBatch:
+    """Carry images to the model: first as items, then as jobs that end in their pixels, at last as pixels.
+
+    Args:
+        start: Number of the first image.
+        items: What the caller gave, one for each image; a ready batch has its rows.
+        pixel_values: (B, 3, H, W) at the end, and from the start in a ready batch.
+        jobs: One for each item: its download, then its pixels (1, 3, H, W).
+    """
+
+    start: int
+    items: list[Any] = field(default_factory=list)
+    pixel_values: torch.Tensor | None = None
+    jobs: list[Future] = field(default_factory=list)
+
+    @property
+    def is_ready(self) -> bool:
+        """Return True if the pixels need no job."""
+        return self.pixel_values is not None
+
+    @property
+    def end(self) -> int:
+        """Return the number of the next batch's first image."""
+        return self.start + len(self.items)
+
+
+def embed_images(
+    model: PreTrainedModel,
+    processor: Any,
+    images: Any,
+    *,
+    batch_size: int = 16,
+    workers: int | None = None,
+    normalize: bool = True,
+) -> torch.Tensor:
+    """Embed any number of images, which are read as they are needed.
+
+    Files are opened by `PIL.Image.open`, as with the original: the EXIF orientation is not applied, whereas the
+    pipelines of transformers turn images upright.
+
+    Args:
+        model: A CLIP, of this package or transformers' own, or its vision tower with projection; in evaluation mode.
+        processor: Its processor, or an image processor.
+        images: One or an iterable of: paths, URLs, PIL images, arrays and tensors as the processor takes them, or ready
+            batches, which are floating-point (B, 3, H, W) or mappings with `pixel_values`, such as a DataLoader gives.
+        batch_size: Images per pass through the model.
+        workers: Threads that read images; as many as PyTorch's own unless given.
+        normalize: Scale embeddings to length 1.
+
+    Returns:
+        Embeddings (N, projection_dim), float32 on the CPU.
+
+    Raises:
+        UnreadableImageError: An image can't be read; the error names it.
+        ValueError: There are no images, or they have another size than the model's.
+
+    Example:
+        >>> embeds = embed_images(model, processor, ["one.jpg", "two.jpg"])  # (2, projection_dim)
+    """
+    batches = iter_image_embeds(model, processor, images, batch_size=batch_size, workers=workers, normalize=normalize)
+    return collect((embeds for _, embeds in batches), "image", count_images(images))
+
+
+def iter_image_embeds(
+    model: PreTrainedModel,
+    processor: Any,
+    images: Any,
+    *,
+    batch_size: int = 16,
+    workers: int | None = None,
+    normalize: bool = True,
+    on_error: OnError | None = None,
+) -> Iterator[tuple[list[Any], torch.Tensor]]:
+    """Embed images as `embed_images` does, batch by batch and in order.
+
+    Threads prepare images while a GPU computes, two batches ahead of it. For a model on the CPU, which wants all cores
+    itself, they work between its batches, and only addresses are fetched one batch ahead.
+
+    Args:
+        model: As in `embed_images`.
+        processor: As in `embed_images`.
+        images: As in `embed_images`.
+        batch_size: Images per pass through the model.
+        workers: Threads that read images; as many as PyTorch's own unless given.
+        normalize: Scale embeddings to length 1.
+        on_error: Called with an unreadable item and its error, in order and on the caller's thread; the item is then
+            left out. Without it the first such item ends the iteration.
+
+    Yields:
+        The items of a batch (the rows of a ready one) and their embeddings (B, projection_dim).
+
+    Raises:
+        UnreadableImageError: An image can't be read, and there is no `on_error`.
+        ValueError: The images have another size than the model's.
+
+    Example:
+        >>> for paths, embeds in iter_image_embeds(model, processor, paths, on_error=print):
+        ...     index.add(paths, embeds)
+    """
+    for items, embeds in image_features(model, processor, images, batch_size, workers, normalize, on_error):
+        yield items, embeds.cpu()
+
+
+def image_features(
+    model: PreTrainedModel,
+    processor: Any,
+    images: Any,
+    batch_size: int,
+    workers: int | None,
+    normalize: bool = True,
+    on_error: OnError | None = None,
+) -> Iterator[tuple[list[Any], torch.Tensor]]:
+    """Give the items of each batch and their embeddings on the model's device; see `iter_image_embeds`."""
+    image_size = getattr(model.config, "vision_config", model.config).image_size
+    pool = ThreadPoolExecutor(workers or torch.get_num_threads(), thread_name_prefix="hf_clip")
+    decode = partial(_decode, pool, getattr(processor, "image_processor", processor), Lock())
+    fetched = map(partial(_fetch, pool), _batches(images, batch_size))
+    # a model on the CPU wants all cores: whatever else needs one in the meantime makes the others wait
+    decoded = map(decode, _ahead(fetched, 1)) if model.device.type == "cpu" else _ahead(map(decode, fetched), 2)
+    try:
+        for batch in decoded:
+            _finish(batch, image_size, on_error)
+            if batch.items:
+                yield batch.items, features(model, "image", {"pixel_values": batch.pixel_values}, normalize)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(values: Iterable[T], count: int) -> Iterator[T]:
+    """Give `values`, and take `count` more of them than were asked for."""
+    taken = deque()
+    for value in values:
+        taken.append(value)
+        if len(taken) > count:
+            yield taken.popleft()
+    yield from taken
+
+
+def _batches(images: Any, batch_size: int) -> Iterator[ImageBatch]:
+    """Give ready batches as they are; of what else comes, `batch_size` at a time."""
+    batch = ImageBatch(0)
+    for image in _one_by_one(images):
+        ready = _ready_pixels(image)
+        if ready is None:
+            batch.items.append(image)
+        if batch.items and (ready is not None or len(batch.items) == batch_size):
+            yield batch
+            batch = ImageBatch(batch.end)
+        if ready is not None:
+            batch = ImageBatch(batch.start, list(ready), ready)
+            yield batch
+            batch = ImageBatch(batch.end)
+    if batch.items:
+        yield batch
+
+
+def _one_by_one(images: Any) -> Iterator[Any]:
+    """Give one image or ready batch at a time, from any nesting of iterables."""
+    is_batch = isinstance(images, list | tuple) and len(images) > 1 and getattr(images[0], "ndim", 0) == 4
+    if is_batch and any(getattr(other, "ndim", 4) < 2 for other in images[1:]):
+        raise TypeError(
+            "a batch comes with labels or other columns: give the pixels alone, such as "
+            "(pixels for pixels, _ in loader)"
+        )
+    if (
+        isinstance(images, str | os.PathLike | Image.Image)
+        or getattr(images, "ndim", 4) < 4
+        or _ready_pixels(images) is not None
+    ):
+        yield images
+    elif not (isinstance(images, Iterable) or hasattr(images, "__getitem__")):
+        raise TypeError(f"an image is a path, a URL, a PIL image, an array or a tensor, not {type(images).__name__}")
+    else:
+        for image in images:
+            yield from _one_by_one(image)
+
+
+def _ready_pixels(batch: Any) -> torch.Tensor | None:
+    """Return the tensor (B, 3, H, W) of a batch that went through a processor already, None for anything else."""
+    if isinstance(batch, Mapping):
+        if "pixel_values" not in batch:
+            raise ValueError(f"a batch needs pixel_values, this one has {', '.join(map(str, batch))}")
+        return torch.as_tensor(batch["pixel_values"])
+    if getattr(batch, "ndim", 0) == 4 and torch.as_tensor(batch).is_floating_point():
+        return torch.as_tensor(batch)
+    return None
+
+
+def _fetch(pool: Executor, batch: ImageBatch) -> ImageBatch:
+    """Submit what takes time but no core: downloads."""
+    if not batch.is_ready:
+        batch.jobs = [pool.submit(_downloaded, item) for item in batch.items]
+    return batch
+
+
+def _downloaded(item: Any) -> Any:
+    return open_image(item) if isinstance(item, str) and is_address(item) else item
+
+
+def _decode(pool: Executor, image_processor: Any, lock: Lock, batch: ImageBatch) -> ImageBatch:
+    """Submit what takes a core: decoding and cropping."""
+    if not batch.is_ready:
+        fetched = enumerate(zip(batch.items, batch.jobs, strict=True), batch.start)
+        batch.jobs = [
+            pool.submit(_pixel_values, image_processor, lock, index, item, job) for index, (item, job) in fetched
+        ]
+    return batch
+
+
+def _pixel_values(image_processor: Any, lock: Lock, index: int, item: Any, fetched: Future) -> torch.Tensor:
+    is_path = isinstance(item, str | os.PathLike)
+    try:
+        source = fetched.result()
+        with Image.open(source) if isinstance(source, str | os.PathLike) else nullcontext(source) as image:
+            if not is_path and isinstance(image, Image.Image):
+                with lock:  # the same object may come twice, and two threads must not decode one file
+                    image.load()
+            return image_processor(images=[image], return_tensors="pt")["pixel_values"]
+    except Exception as error:  # the plugins of Pillow raise what they like
+        name = str(item)[:200] if is_path else f"images[{index}]"
+        reason = getattr(error, "unnamed", None) or str(error) or type(error).__name__
+        raise UnreadableImageError(f"can't read {name}: {reason}") from error
+
+
+def _finish(batch: ImageBatch, image_size: int, on_error: OnError | None) -> None:
+    """Wait for the pixels of a batch; leave out the items that can't be read, and give them to `on_error`."""
+    if batch.pixel_values is not None:
+        _check_size(batch.pixel_values, image_size)
+        return
+    items, batch.items, rows = batch.items, [], []
+    for item, job in zip(items, batch.jobs, strict=True):
+        try:
+            rows.append(_check_size(job.result(), image_size))
+        except UnreadableImageError as error:
+            if on_error is None:
+                raise
+            on_error(item, error)
+        else:
+            batch.items.append(item)
+    if rows:
+        batch.pixel_values = torch.cat(rows)
+
+
+def _check_size(pixel_values: torch.Tensor, image_size: int) -> torch.Tensor:
+    if pixel_values.shape[-2:] != (image_size, image_size):
+        height, width = pixel_values.shape[-2:]
+        raise ValueError(
+            f"the images come {height}x{width} from the processor, the model reads {image_size}x{image_size}: use the "
+            "processor of the same repository"
+        )
+    return pixel_values
+
+
+def count_images(images: Any) -> int | None:
+    """Return the number of images where that is known beforehand."""
+    return len(images) if isinstance(images, list | tuple) else None
+
+
+__all__ = ["OnError", "UnreadableImageError", "count_images", "embed_images", "image_features", "iter_image_embeds"]

@@ -1,0 +1,306 @@
+"""Embeddings of any number of images in a directory of parquet parts, written by as many runs as it takes.
+
+A part is written whole or not at all, and holds per image `key`, `path`, the columns that the source has, `embedding`,
+`error` (why there is no embedding) and `version` (which changes with the image). `_hf_clip.json` identifies the model.
+An embedding that is missing is NaN: pyarrow before 26 cannot read a null among fixed-size lists in parquet.
+A run does what finished parts do not hold yet; its last step drops the rows of images that have changed or are gone.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ..utils.packages import require
+from ..utils.places import Place, place_at, reaching, writing
+from .store import StoreError, check_settings
+
+SETTINGS = "_hf_clip.json"
+PART = re.compile(r"part-(\d+)-.*\.parquet")
+OWN = ("key", "path", "embedding", "text_embedding", "error", "version")
+# rows of a part, and of what is read at once
+PART_ROWS, CHUNK_ROWS = 10_000, 8192
+
+
+class Shard(NamedTuple):
+    """Shard `number` of `total`, from 1: an image belongs to the shard that its key selects."""
+
+    number: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.number}of{self.total}"
+
+    @property
+    def holds_all(self) -> bool:
+        """True of the only shard."""
+        return self.total == 1
+
+    def holds(self, key: str) -> bool:
+        """Return True if the image `key` belongs to this shard."""
+        return self.holds_all or _number(key) % self.total == self.number - 1
+
+
+WHOLE = Shard(1, 1)
+
+
+def _number(key: str) -> int:
+    from hashlib import blake2b
+
+    return int.from_bytes(blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+
+
+def fixed_size(rows: np.ndarray) -> Any:
+    """Turn rows (N, dim) into an Arrow array of fixed-size lists."""
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+
+
+class PartStore:
+    """Open the directory `output` to resume it and to write parts, in a `with`.
+
+    `settings` are those of a FeatureStore, and `row_dtype`. Two runs may write at once if they are different shards of
+    the same number.
+
+    Args:
+        output: A path or an address such as s3://bucket/folder.
+        settings: What all rows have in common.
+        tolerance: The largest distance between two probes of one model.
+        restart: Delete what is there.
+        shard: The part of all images that this run embeds.
+
+    Raises:
+        StoreError: The directory holds something else, embeddings of another model, or is being written.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        settings: Mapping[str, Any],
+        tolerance: float,
+        restart: bool = False,
+        shard: Shard = WHOLE,
+    ):
+        require("pyarrow", "parquet", f"a directory of parts such as {output}")
+        self.place, self.settings, self.shard = place_at(output), dict(settings), shard
+        self._tolerance, self._restart = tolerance, restart
+        self._open = ExitStack()
+        self._written = 0
+
+    def __enter__(self) -> "PartStore":
+        with ExitStack() as stack, reaching(self.place):
+            self.place.fs.makedirs(self.place.path, exist_ok=True)
+            self._lock(stack)
+            self._prepare()
+            self.run = 1 + max((int(_match(part)[1]) for part in part_places(self.place)), default=0)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.__exit__(*error)  # type: ignore[arg-type]
+
+    def done(self, retry_errors: bool = False) -> dict[str, str]:
+        """Return the version of each image of this shard in finished parts; failed ones too, unless to be retried."""
+        found: dict[str, str] = {}
+        for part in part_places(self.place):
+            table = read_columns(part, ["key", "version", "error"])
+            for key, version, error in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                if self.shard.holds(key):
+                    if retry_errors and error is not None:
+                        found.pop(key, None)
+                    else:
+                        found[key] = version
+        return found
+
+    def part_name(self, label: str | None = None) -> str:
+        """Return the name of the next part, or of the part with a `label` of its own."""
+        self._written += 1
+        return f"part-{self.run:05d}-{self.shard}-{f'{self._written:06d}' if label is None else label}.parquet"
+
+    def write(self, table: Any) -> None:
+        """Write a part; it is there as a whole or not at all."""
+        write_part(self.place / self.part_name(), table)
+
+    def prune(self, keep: Callable[[str, str], bool]) -> int:
+        """Drop the rows of this shard whose key and version `keep` refuses, and all but the newest of a key.
+
+        Returns:
+            How many rows were dropped.
+        """
+        seen: set[str] = set()
+        dropped = 0
+        with ExitStack() as stack:
+            if self.place.is_local:
+                stack.enter_context(FileLock((self.place / ".prune.lock").path))
+            for part in reversed(part_places(self.place)):
+                table = read_columns(part, ["key", "version"])
+                good = [
+                    not self.shard.holds(key) or (key not in seen and keep(key, version))
+                    for key, version in zip(*(column.to_pylist() for column in table.columns), strict=True)
+                ]
+                seen.update(key for key, is_good in zip(table["key"].to_pylist(), good, strict=True) if is_good)
+                dropped += len(good) - sum(good)
+                _keep_rows(part, good)
+        return dropped
+
+    def _lock(self, stack: ExitStack) -> None:
+        """Keep other processes off this shard, and runs that divide the images in another way off the directory."""
+        if not self.place.is_local:
+            return
+        own = (self.place / f".{self.shard}.lock").path
+        others = [path for path in self.place.fs.glob(f"{self.place.path}/.*of*.lock") if path != own]
+        foreign = [path for path in others if not path.endswith(f"of{self.shard.total}.lock")]
+        try:
+            stack.enter_context(FileLock(own, timeout=0))
+            stack.callback(Path(own).unlink, missing_ok=True)
+            for path in foreign:
+                with FileLock(path, timeout=0):
+                    pass
+        except Timeout:
+            raise StoreError(f"another process is writing {self.place}: wait for it, or stop it") from None
+
+    def _prepare(self) -> None:
+        fs, settings = self.place.fs, self.place / SETTINGS
+        if self._restart and fs.exists(settings.path):
+            fs.rm_file(settings.path)  # first: parts without it count for nothing
+            for part in part_places(self.place):
+                fs.rm_file(part.path)
+        if fs.exists(settings.path):
+            theirs = read_settings(self.place)
+            if theirs.get("row_dtype") != self.settings.get("row_dtype"):
+                raise StoreError(
+                    f"{self.place} holds rows of {theirs.get('row_dtype')}, not {self.settings.get('row_dtype')}: "
+                    "pass the same --row-dtype, or choose another output"
+                )
+            check_settings(str(self.place), theirs, self.settings, self._tolerance)
+        elif foreign := [name for name in _names(self.place) if not name.startswith(".")]:
+            raise StoreError(
+                f"{self.place} holds {foreign[0]} and no {SETTINGS} that identifies a model: choose an empty directory"
+            )
+        else:
+            with writing(settings) as file:
+                file.write(json.dumps(self.settings).encode())
+        if self.place.is_local:
+            for path in fs.glob(f"{self.place.path}/.part-*-{self.shard}-*.new"):  # of a process that was killed
+                fs.rm_file(path)
+
+
+def write_part(place: Place, table: Any) -> None:
+    """Write a table as one part."""
+    import pyarrow.parquet as pq
+
+    with writing(place) as file:
+        pq.write_table(table, file)
+
+
+def read_settings(place: Place) -> dict[str, Any]:
+    """Read what identifies the model of a directory of parts.
+
+    Raises:
+        StoreError: There is no such file, or it is broken.
+    """
+    try:
+        with place.fs.open((place / SETTINGS).path, "rb") as file:
+            return json.loads(file.read())
+    except FileNotFoundError:
+        raise StoreError(f"{place} has no {SETTINGS}: it is no directory of embeddings") from None
+    except ValueError as error:
+        raise StoreError(f"{place / SETTINGS} is broken: {error}") from error
+
+
+def part_places(place: Place) -> list[Place]:
+    """List the finished parts of a directory, the oldest first."""
+    return [place / name for name in sorted(_names(place)) if PART.fullmatch(name)]
+
+
+def read_columns(part: Place, names: Sequence[str]) -> Any:
+    """Read some columns of a part, of those that it has."""
+    import pyarrow.parquet as pq
+
+    with part.fs.open(part.path, "rb") as file:
+        return pq.read_table(file, columns=list(names))
+
+
+def iter_parts(place: Place, rows: int = CHUNK_ROWS, embedding: str = "embedding") -> Iterator[tuple[Any, np.ndarray]]:
+    """Yield tables of up to `rows` images that have an embedding, and the embeddings (B, dim), a key once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    seen: set[str] = set()
+    for part in part_places(place):
+        with part.fs.open(part.path, "rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(rows):
+                keys = batch.column("key").to_pylist()
+                fresh = np.array([key not in seen and not seen.add(key) for key in keys])  # type: ignore[func-returns-value]
+                table = pa.table(batch)
+                rows_read = as_matrix(table[embedding])
+                good = fresh & ~np.isnan(rows_read).any(1)
+                if good.any():
+                    yield table.filter(pa.array(good)), rows_read[good]
+
+
+def as_matrix(column: Any) -> np.ndarray:
+    """Turn a column of fixed-size lists without nulls into rows (N, dim)."""
+    column = column.combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def count_rows(place: Place) -> int:
+    """Count the rows of all parts, failed images included, without reading them."""
+    import pyarrow.parquet as pq
+
+    total = 0
+    for part in part_places(place):
+        with part.fs.open(part.path, "rb") as file:
+            total += pq.ParquetFile(file).metadata.num_rows
+    return total
+
+
+def _keep_rows(part: Place, good: Iterable[bool]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    good = list(good)
+    if not any(good):
+        part.fs.rm_file(part.path)
+    elif not all(good):
+        with part.fs.open(part.path, "rb") as file:
+            table = pq.read_table(file)
+        write_part(part, table.filter(pa.array(good)))
+
+
+def _names(place: Place) -> list[str]:
+    try:
+        paths = place.fs.ls(place.path, detail=False, refresh=True)
+    except FileNotFoundError:  # in an object store a folder without objects does not exist
+        return []
+    return [path.rstrip("/").rpartition("/")[2] for path in paths]
+
+
+def _match(part: Place) -> re.Match:
+    found = PART.fullmatch(part.path.rpartition("/")[2])
+    assert found is not None
+    return found
+
+
+__all__ = [
+    "OWN",
+    "PART_ROWS",
+    "WHOLE",
+    "PartStore",
+    "Shard",
+    "as_matrix",
+    "count_rows",
+    "fixed_size",
+    "iter_parts",
+    "part_places",
+    "read_columns",
+    "read_settings",
+    "write_part",
+]

@@ -1,0 +1,97 @@
+"""Embeddings of many texts."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .features import check_list, collect, features
+
+# texts of up to SHORT tokens, or lengths within a factor of LIKE, share a batch: padding costs less than one more batch
+SHORT, LIKE = 16, 1.5
+# 256 prompts of SHORT tokens
+BATCH_TOKENS = 4096
+# transformers' own tokenizers keep the padding and truncation of a call until the next one
+_TOKENIZING = threading.Lock()
+
+
+def embed_texts(
+    model: PreTrainedModel,
+    processor: Any,
+    texts: Sequence[str],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    normalize: bool = True,
+    **tokenizer_kwargs,
+) -> torch.Tensor:
+    """Embed any number of texts, each of them once.
+
+    Texts of like length share a batch, and none is padded to the whole context.
+
+    Args:
+        model: A CLIP, of this package or transformers' own, or its text tower with projection; in evaluation mode.
+        processor: Its processor, or a tokenizer.
+        texts: The texts; equal ones get equal rows.
+        batch_tokens: The most tokens of a batch, padding included; one longer text is a batch of its own.
+        normalize: Scale embeddings to length 1.
+        **tokenizer_kwargs: Passed to the tokenizer, such as `truncation=True`.
+
+    Returns:
+        Embeddings (N, projection_dim), float32 on the CPU.
+
+    Raises:
+        ValueError: There are no texts, or one is too long and `truncation` is not given.
+
+    Example:
+        >>> embeds = embed_texts(model, processor, ["a cat", "two dogs"])  # (2, projection_dim)
+    """
+    check_list("texts", texts)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    unique = list(dict.fromkeys(texts))
+    ids = _tokenize(tokenizer, unique, verbose=False)["input_ids"]
+    lengths = dict(zip(unique, map(len, ids), strict=True))
+    unique.sort(key=lengths.__getitem__)
+    limit = tokenizer.model_max_length
+    if lengths[unique[-1]] > limit and "truncation" not in tokenizer_kwargs:
+        raise ValueError(
+            f"the text {unique[-1][:100]!r} has {lengths[unique[-1]]} tokens, the model reads {limit}: shorten it, or "
+            "pass truncation=True"
+        )
+    tokenizer_kwargs = {"padding": True, "return_tensors": "pt", **tokenizer_kwargs}
+
+    batches = (
+        _tokenize(tokenizer, batch, **tokenizer_kwargs) for batch in _of_like_length(unique, lengths, batch_tokens)
+    )
+    embeds = collect(
+        (features(model, "text", batch, normalize).cpu() for batch in batches),
+        "text",
+        len(unique),
+    )
+    rows = {text: row for row, text in enumerate(unique)}
+    return embeds[[rows[text] for text in texts]]
+
+
+def _tokenize(tokenizer: Any, texts: list[str], **tokenizer_kwargs) -> Mapping[str, Any]:
+    """Call the tokenizer, in one thread at a time."""
+    with _TOKENIZING:
+        return tokenizer(texts, **tokenizer_kwargs)
+
+
+def _of_like_length(texts: list[str], lengths: Mapping[str, int], batch_tokens: int) -> Iterator[list[str]]:
+    """Split `texts`, sorted by length, into batches of at most `batch_tokens` with padding, or of one text.
+
+    The longest text of a batch has at most SHORT tokens, or LIKE times as many as its shortest.
+    """
+    batch = []
+    for text in texts:
+        full = (len(batch) + 1) * lengths[text] > batch_tokens
+        if batch and (full or lengths[text] > max(SHORT, LIKE * lengths[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(text)
+    yield batch
+
+
+__all__ = ["embed_texts"]

@@ -1,0 +1,97 @@
+"""Class names and templates of published evaluations, packaged or read from OpenAI's own file."""
+
+import ast
+import json
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..utils.text import listing
+
+PACKAGED = Path(__file__).parent / "data" / "prompts.json"
+# data sets that are measured with the prompts of another one
+SAME_PROMPTS = dict.fromkeys(("imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-o", "imagenet-r"), "imagenet1k")
+
+# OpenAI's names of data sets that clip_benchmark calls otherwise
+OTHER_NAMES = {
+    "clevr_counts": "clevr_count_all",
+    "flowers102": "flowers",
+    "imagenet": "imagenet1k",
+    "kitti_distance": "kitti_closest_vehicle_distance",
+    "oxford_pets": "pets",
+    "rendered_sst2": "renderedsst2",
+    "stanford_cars": "cars",
+}
+
+
+class Prompts(NamedTuple):
+    """Class names, each one text or several synonyms, and templates with `{}` for the name.
+
+    `labels` is empty where names and their order belong to a copy of the data set: its classnames.txt has them.
+    """
+
+    labels: list[Any]
+    templates: list[str]
+
+
+def prompts(name: str, file: str | os.PathLike[str] | None = None) -> Prompts:
+    """Return the class names and templates that published numbers of a data set were measured with.
+
+    Args:
+        name: A data set as clip_benchmark or OpenAI calls it, such as `imagenet1k`, `vtab/dtd`, `oxford_pets`; with
+            `file`, a heading in it.
+        file: OpenAI's `data/prompts.md`, for its data sets and synonyms; the packaged prompts unless given.
+
+    Returns:
+        Class names, empty where the data set itself brings them, and templates.
+
+    Raises:
+        ValueError: There is no such data set, or `file` is not in the layout of `data/prompts.md`.
+
+    Example:
+        >>> labels, templates = prompts("imagenet1k")
+        >>> len(labels), len(templates)
+        (1000, 80)
+    """
+    if file is not None:
+        known = read_prompts(file)
+        if name not in known:
+            raise ValueError(f"{file} has no prompts for {name!r}: choose from {listing(sorted(known), 100)}")
+        return known[name]
+    known = _packaged()
+    own = name.removeprefix("vtab/")
+    own = OTHER_NAMES.get(own, own)
+    key = SAME_PROMPTS.get(own, own)
+    if key not in known:
+        raise ValueError(
+            f"there are no prompts for {name!r}: read them from OpenAI's data/prompts.md (prompts(name, file)), give "
+            f"labels and templates of your own, or choose from {listing(sorted(known), 100)}"
+        )
+    labels, templates = known[key]
+    return Prompts(list(labels) if key == own else [], list(templates))
+
+
+def read_prompts(path: str | os.PathLike[str]) -> dict[str, Prompts]:
+    """Read OpenAI's `data/prompts.md`: a heading for each data set, then `classes` and `templates` as Python lists."""
+    text = Path(path).read_text(encoding="utf-8")
+    found = {}
+    for name, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL):
+        lists = dict(re.findall(r"^(classes|templates) = (\[.*?^\])", body, re.MULTILINE | re.DOTALL))
+        try:
+            found[name] = Prompts(ast.literal_eval(lists["classes"]), ast.literal_eval(lists["templates"]))
+        except (KeyError, ValueError, SyntaxError) as error:
+            raise ValueError(f"{path} has no lists `classes` and `templates` under {name}: {error}") from error
+    if not found:
+        raise ValueError(f"{path} has no headings of data sets: give OpenAI's data/prompts.md")
+    return found
+
+
+@cache
+def _packaged() -> dict[str, Prompts]:
+    content = json.loads(PACKAGED.read_text(encoding="utf-8"))["prompts"]
+    return {name: Prompts(entry["labels"], entry["templates"]) for name, entry in content.items()}
+
+
+__all__ = ["Prompts", "prompts", "read_prompts"]

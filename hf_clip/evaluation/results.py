@@ -1,0 +1,172 @@
+"""What an evaluation found: as tables, as JSON in clip_benchmark's schema, and side by side with other models."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..utils.files import replacing
+from .outcomes import Outcomes, bootstrap_difference
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SAME_PROBE = 1e-3
+
+
+class ResultsError(ValueError):
+    """A results file is broken, or of another model or other data."""
+
+
+@dataclass
+class Result:
+    """Hold the metrics of one model on one data set.
+
+    Args:
+        dataset: The data set's name.
+        task: `zeroshot_classification`, `zeroshot_retrieval` or `linear_probe`, as clip_benchmark calls them.
+        model: The folder or Hub id.
+        metrics: Fractions by name.
+        outcomes: The metrics image by image, to compare models.
+        details: What pictures are drawn from: recall by class, confused classes, curves.
+        settings: What the numbers depend on: images, revision of the data, probe of the model.
+
+    Example:
+        >>> result = zero_shot(model, processor, "photos")
+        >>> result.save("photos.json")
+    """
+
+    dataset: str
+    task: str
+    model: str
+    metrics: dict[str, float]
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return clip_benchmark's schema, with `settings` and `details` beside it."""
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "pretrained": "",
+            "task": self.task,
+            "metrics": self.metrics,
+            "language": "en",
+            "settings": self.settings,
+            "details": self.details,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json` and the outcomes to a file, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = self.to_json() | {"outcomes": {name: outcome.to_json() for name, outcome in self.outcomes.items()}}
+        with replacing(path) as work:
+            work.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def check_is_of(self, settings: Mapping[str, Any], model: str, path: str | os.PathLike[str]) -> None:
+        """Raise ResultsError, which names the file, unless the result is of this model, data and settings."""
+        near = max((abs(a - b) for a, b in zip(self.settings["probe"], settings["probe"], strict=False)), default=1.0)
+        if len(self.settings["probe"]) != len(settings["probe"]) or near > SAME_PROBE:
+            raise ResultsError(f"{path} is of another model, {self.model}, not {model}: choose another output")
+        for key in settings.keys() - {"probe"}:
+            if self.settings.get(key) != settings[key]:
+                raise ResultsError(
+                    f"{path} was measured with {key} {self.settings.get(key)}, not {settings[key]}: choose another "
+                    "output"
+                )
+
+    def table(self) -> "Table":
+        """Return the metrics as a table of rich."""
+        return comparison([self])
+
+
+def read_result(path: str | os.PathLike[str]) -> Result:
+    """Read a result that `save` wrote.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        The result.
+
+    Raises:
+        ResultsError: The file is no such JSON.
+
+    Example:
+        >>> read_result("photos.json").metrics["acc1"]
+        0.9
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        names = ("dataset", "task", "model", "metrics")
+        found = Result(
+            **{name: content[name] for name in names},
+            outcomes={name: Outcomes.from_json(numbers) for name, numbers in content.get("outcomes", {}).items()},
+            details=content.get("details", {}),
+            settings=content["settings"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(
+            f"{path} holds no result of an evaluation ({error}): delete it, or choose another"
+        ) from error
+    if not isinstance(found.settings, dict) or not isinstance(found.settings.get("probe"), list):
+        raise ResultsError(f"{path} does not tell its model: delete it")
+    return found
+
+
+def comparison(results: Sequence[Result]) -> "Table":
+    """Put the results of several models on one data set side by side.
+
+    Args:
+        results: One result for each model; the first is what the others are compared with.
+
+    Returns:
+        A table of rich: a row for each metric; for each further model its value, and the difference with its 95 %
+        confidence interval from 1,000 samples of the images.
+
+    Raises:
+        ValueError: The results are of different data or tasks.
+
+    Example:
+        >>> rich.print(comparison([zero_shot(*base, "photos"), zero_shot(*tuned, "photos")]))
+    """
+    from rich.table import Table
+
+    first = results[0]
+    for other in results[1:]:
+        if (other.dataset, other.task, other.settings.get("data")) != (
+            first.dataset,
+            first.task,
+            first.settings.get("data"),
+        ):
+            raise ValueError(f"results are of {first.dataset} and {other.dataset}: compare models on the same data")
+    table = Table("metric", title=f"{first.dataset}: {first.task}, {first.settings.get('images', 0):,} images")
+    if len(results) > 1:
+        table.caption = "differences from the first model, with 95 % confidence intervals over the images"
+    for result in results:
+        table.add_column(result.model, justify="right")
+    for name, value in first.metrics.items():
+        table.add_row(name, f"{value:.4f}", *(_cell(first, other, name) for other in results[1:]))
+    return table
+
+
+def difference(first: Result, second: Result, name: str) -> tuple[float, float, float] | None:
+    """Return a metric's difference and its confidence interval, None where it has no outcomes."""
+    if name not in first.outcomes or name not in second.outcomes:
+        return None
+    return bootstrap_difference(first.outcomes[name], second.outcomes[name])
+
+
+def _cell(first: Result, second: Result, name: str) -> str:
+    value = f"{second.metrics[name]:.4f}"
+    found = difference(first, second, name)
+    if found is None:
+        return f"{value}\n{second.metrics[name] - first.metrics[name]:+.4f}"
+    return f"{value}\n{found[0]:+.4f} [{found[1]:+.4f}, {found[2]:+.4f}]"
+
+
+__all__ = ["Result", "ResultsError", "comparison", "difference", "read_result"]

@@ -1,0 +1,1 @@
+"""Export CLIP to other runtimes."""

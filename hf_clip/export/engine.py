@@ -1,0 +1,272 @@
+"""From a CLIP to a folder that other runtimes read."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import CLIPModel
+from transformers.utils import cached_file
+
+from ..data.images import image_paths
+from ..model.modeling_hf_clip import HFCLIPModel
+from ..model.modeling_hf_clip_base import has_plain_weight
+from ..model.processing_hf_clip import HFCLIPProcessor
+from ..runtime.manifest import Manifest
+from ..runtime.model import METHODS, PRECISIONS
+from ..runtime.sessions import OPEN
+from ..utils.files import check_output, new_directory
+from ..utils.packages import require
+from .layouts import LAYOUTS, OPENVINO, Layout, copy_script, write_settings
+from .measure import NOT_EVALUATED, LabeledImages, compare, evaluate, tower_inputs
+from .precisions import has_convolutions, write_fp16, write_openvino, write_q8
+from .preprocessing import write_fused, write_preprocessing
+from .towers import IMMICH_PARTS, PARTS, example_inputs, optimized, write_onnx
+
+OPSET = 20
+CALIBRATION_IMAGES = 300
+PREPROCESSING = "preprocess.onnx"
+PACKAGES = ("hf_clip", "torch", "transformers", "onnx", "onnxruntime", "openvino")
+NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write, checked before any work."""
+
+    runtime: str
+    layout: Layout
+    layout_name: str
+    towers: dict[str, type[nn.Module]]
+    precisions: tuple[str, ...]
+
+
+def export_clip(
+    source: str | os.PathLike | nn.Module,
+    output: str | os.PathLike,
+    *,
+    processor: Any = None,
+    runtime: str = "onnx",
+    parts: Sequence[str] | None = None,
+    precisions: Sequence[str] = ("fp32",),
+    layout: str = "transformers.js",
+    preprocessing: bool = False,
+    calibration: str | os.PathLike | None = None,
+    evaluation: str | os.PathLike | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Export a CLIP to ONNX or OpenVINO, and measure what was written beside it.
+
+    The folder also holds the settings under the names of transformers' own CLIP, parity.json with the measured errors,
+    and preprocess.mjs. `load_clip(output)` runs it.
+
+    Args:
+        source: A folder or Hub id with a CLIP, or a model in float32 and evaluation mode (give its `processor` too).
+        output: The folder to write; it appears only when it is whole.
+        processor: The processor of a model that is given as such.
+        runtime: "onnx" or "openvino".
+        parts: Of "vision", "text" and "joint"; vision and text unless given.
+        precisions: Of "fp32", "fp16" and "q8" (8-bit weights).
+        layout: Whose file names to use: "transformers.js", "fastembed", "triton" or "immich".
+        preprocessing: Also write preprocess.onnx, which turns 8-bit RGB (H, W, 3) into the original's pixels, and for
+            ONNX Runtime each vision tower once more with it in front, as `..._rgb.onnx`.
+        calibration: A folder of images, which q8 needs for the convolutions of a ResNet.
+        evaluation: A folder with one subfolder of images for each label, to measure every precision on.
+        force: Replace an output that exists.
+        report: Called with a sentence at each step.
+
+    Returns:
+        What parity.json holds: relative errors, cosines and bytes of each file, and the evaluation.
+
+    Raises:
+        ValueError: The model is optimized, quantized, adapted or not in float32, or the arguments do not go together.
+        TypeError: The source is no CLIP with both towers.
+        MissingPackageError: The extra `onnx` or `openvino` is not installed.
+        OSError: The output cannot be written.
+
+    Example:
+        >>> export_clip("clip-rn50", "clip-rn50-onnx", precisions=["fp32", "fp16"])
+    """
+    output = Path(output)
+    plan = _plan(runtime, parts, precisions, layout)
+    check_output(output, force)
+    model, processor = load_source(source, processor)
+    if "q8" in plan.precisions and "vision" in plan.towers and has_convolutions(model.config) and calibration is None:
+        raise ValueError("q8 of a ResNet has to be calibrated: pass calibration (--calibrate), a folder of images")
+    pixels = None if calibration is None else _calibration(Path(calibration), processor)
+    labeled = None if evaluation is None else LabeledImages(Path(evaluation), processor)
+    with new_directory(output) as directory:
+        files = _write_graphs(directory, plan, model, processor, pixels, report)
+        write_settings(directory, plan.layout, model.config, processor)
+        plan.layout.extras(directory, plan.layout, model.config, list(files))
+        copy_script(directory)
+        if preprocessing:
+            _write_preprocessing(directory, plan, processor)
+        _manifest(plan, model).write(directory)
+        result: dict[str, Any] = {"versions": _versions(), "opset": OPSET, "files": files, "evaluation": NOT_EVALUATED}
+        if labeled is not None:
+            report(f"evaluating on {len(labeled.paths):,} images")
+            result["evaluation"] = evaluate(directory, plan.precisions, model, labeled, report)
+        elif "q8" in plan.precisions:
+            report("q8 is not evaluated: pass evaluation (--evaluate), a folder of images for each label")
+        (directory / "parity.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _plan(runtime: str, parts: Sequence[str] | None, precisions: Sequence[str], layout: str) -> Plan:
+    _check_among("runtime", [runtime], NEEDED)
+    _check_among("layout", [layout], LAYOUTS)
+    _check_among("precision", precisions, PRECISIONS)
+    chosen = OPENVINO if runtime == "openvino" else LAYOUTS[layout]
+    if runtime == "openvino" and layout != "transformers.js":
+        raise ValueError(f"layout {layout} holds ONNX files: leave it off, or pass runtime onnx")
+    parts = tuple(METHODS) if parts is None else parts
+    _check_among("part", parts, chosen.graphs)
+    for package in NEEDED[runtime]:
+        require(package, runtime, f"export to {runtime}")
+    if runtime == "openvino" and "q8" in precisions:
+        require("nncf", runtime, "q8 for openvino")
+    towers = IMMICH_PARTS if layout == "immich" else PARTS
+    return Plan(runtime, chosen, layout, {part: towers[part] for part in parts}, tuple(precisions))
+
+
+def _check_among(name: str, values: Sequence[str], known: Any) -> None:
+    if not values:
+        raise ValueError(f"no {name} is given: choose of {', '.join(known)}")
+    for value in values:
+        if value not in known:
+            raise ValueError(f"{name} {value!r} is unknown here: choose of {', '.join(known)}")
+
+
+def load_source(source: str | os.PathLike | nn.Module, processor: Any = None) -> tuple[nn.Module, Any]:
+    """Load the model to export in float32, or check the one that is given, and its processor."""
+    if isinstance(source, nn.Module):
+        if processor is None:
+            raise ValueError("a model comes without its processor: pass processor too")
+        _check_exportable(source)
+        return source, processor
+    _check_not_packed(source)
+    model = HFCLIPModel.from_pretrained(source, dtype=torch.float32).eval()
+    _check_exportable(model)
+    return model, processor or HFCLIPProcessor.from_pretrained(source)
+
+
+def _check_not_packed(source: str | os.PathLike) -> None:
+    """Raise for a folder with quantized weights, before transformers fails to convert them."""
+    file = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False)
+    if file is not None and "quantization_config" in json.loads(Path(file).read_text(encoding="utf-8")):
+        raise ValueError(f"the weights in {source} are quantized: export the checkpoint, and choose precision q8")
+
+
+def _check_exportable(model: nn.Module) -> None:
+    """Raise for a model whose graph would not be the checkpoint's."""
+    modules = list(model.modules())
+    if any(type(module).__module__.split(".")[0] == "peft" for module in modules):
+        raise ValueError("the model has adapters: call merge_and_unload() and export what it returns")
+    if not isinstance(model, HFCLIPModel | CLIPModel):
+        raise TypeError(f"{type(model).__name__} is no CLIP with both towers: give an HFCLIPModel or a CLIPModel")
+    if getattr(model, "optimizations", None):
+        raise ValueError("the model is optimized: export it before optimize_for_inference(), the runtime optimizes")
+    layers = [module for module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
+    if getattr(model, "hf_quantizer", None) is not None or not all(map(has_plain_weight, layers)):
+        raise ValueError("the weights are quantized: load the model without quantization, and choose precision q8")
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        raise ValueError(f"the model is {model.dtype}: load it with dtype=torch.float32, and choose precision fp16")
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+
+
+def _calibration(folder: Path, processor: Any) -> Any:
+    paths = image_paths(folder)[:CALIBRATION_IMAGES]
+    if not paths:
+        raise ValueError(f"there are no images in {folder}: calibration takes some that are like those to embed")
+    return processor.image_processor(images=paths, return_tensors="np").pixel_values
+
+
+def _write_graphs(
+    directory: Path, plan: Plan, model: nn.Module, processor: Any, pixels: Any, report: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Write every part in every precision; return what was measured of each file."""
+    files: dict[str, dict[str, Any]] = {}
+    static = pixels if has_convolutions(model.config) else None
+    prepared, fast = tower_inputs(model, processor), optimized(model)
+    with tqdm(desc="exporting", total=len(plan.towers) * len(plan.precisions), unit="file", delay=2) as bar:
+        for part, kind in plan.towers.items():
+            tower = kind(model)
+            inputs = {name: prepared[name] for name in tower.inputs}
+            with TemporaryDirectory(dir=directory, prefix=".trace.") as scratch:
+                traced = Path(scratch) / Path(plan.layout.file(part, "fp32")).with_suffix(".onnx").name
+                write_onnx(kind(fast), example_inputs(tower, model.config), traced, OPSET)
+                # the 32-bit graph itself goes last: the others are made from it
+                for precision in sorted(plan.precisions, key=PRECISIONS.index, reverse=True):
+                    name = plan.layout.file(part, precision)
+                    file = directory / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    _write_precision(plan.runtime, traced, file, precision, static if part == "vision" else None)
+                    measured = compare(OPEN[plan.runtime](file, torch.device("cpu")), tower, inputs)
+                    files[name] = {"part": part, "precision": precision, "bytes": file_bytes(file), **measured}
+                    report(f"{name}: {files[name]['bytes']:,} bytes, smallest cosine {measured['cosine_min']:.6f}")
+                    bar.update()
+    return files
+
+
+def _write_precision(runtime: str, traced: Path, file: Path, precision: str, pixels: Any) -> None:
+    if runtime == "openvino":
+        write_openvino(traced, file, precision, pixels)
+    elif precision == "q8":
+        write_q8(traced, file, pixels)
+    elif precision == "fp16":
+        write_fp16(traced, file)
+    else:
+        for written in traced.parent.glob(f"{traced.name}*"):
+            written.rename(file.with_name(written.name))
+
+
+def file_bytes(file: Path) -> int:
+    """Count the bytes of a graph and of the weights beside it."""
+    beside = [file.with_name(f"{file.name}_data"), file.with_suffix(".bin")]
+    return sum(path.stat().st_size for path in [file, *beside] if path.exists())
+
+
+def _write_preprocessing(directory: Path, plan: Plan, processor: Any) -> None:
+    """Write preprocess.onnx and, for ONNX Runtime, a graph from 8-bit RGB to embeddings beside each vision tower."""
+    graph, onnx = directory / PREPROCESSING, plan.runtime == "onnx"
+    write_preprocessing(processor.image_processor.to_dict(), graph, float64=onnx)
+    for precision in plan.precisions if onnx and "vision" in plan.towers else ():
+        tower = directory / plan.layout.file("vision", precision)
+        write_fused(graph, tower, tower.with_name(f"{tower.stem}_rgb.onnx"))
+
+
+def _manifest(plan: Plan, model: nn.Module) -> Manifest:
+    graphs = {part: {name: plan.layout.file(part, name) for name in plan.precisions} for part in plan.towers}
+    return Manifest(
+        runtime=plan.runtime,
+        layout=plan.layout_name,
+        graphs=graphs,
+        image_processor=plan.layout.image_processor,
+        tokenizer=plan.layout.tokenizer,
+        logit_scale=model.logit_scale.item(),
+        source=model.config.name_or_path or type(model).__name__,
+        config=model.config.to_dict(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+__all__ = ["export_clip", "file_bytes", "load_source"]

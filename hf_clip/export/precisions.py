@@ -1,0 +1,132 @@
+"""Smaller forms of a graph: fp16 and 8-bit weights, for ONNX Runtime and OpenVINO."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..utils.packages import require
+
+# computed in float32: their sums and squares leave the range of float16
+FP32_OPERATORS = ["LayerNormalization", "Softmax", "ReduceMean", "Pow"]
+# one scale for each column of a weight; activations are measured on each call
+DYNAMIC = {"op_types_to_quantize": ["MatMul", "Gemm", "Gather"], "per_channel": True}
+# convolutions have no dynamic kernel worth having: their activations are measured once, on calibration images
+STATIC = {"op_types_to_quantize": ["Conv", "MatMul", "Gemm"], "per_channel": True}
+
+
+def write_fp16(source: Path, target: Path) -> None:
+    """Store and compute in float16, with float32 inputs and outputs, norms and softmax."""
+    require("onnxruntime", "onnx", "fp16")
+    import onnx
+    import onnx_ir
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    converted = convert_float_to_float16(
+        onnx.load(source), keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *FP32_OPERATORS]
+    )
+    del converted.graph.value_info[:]  # types from before
+    sorted_ = onnx_ir.from_proto(converted)
+    sorted_.graph.sort()  # the casts of inputs come last, which other readers refuse
+    onnx_ir.save(sorted_, target)
+
+
+def write_q8(source: Path, target: Path, pixels: np.ndarray | None) -> None:
+    """Store weights in 8 bits; a graph with convolutions needs calibration `pixels` (N, 3, H, W)."""
+    require("onnxruntime", "onnx", "q8")
+    import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedOpsetsPass
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    # 7 bits: without VNNI, two products of 8 bits do not fit the 16 that are added up
+    options = {"weight_type": QuantType.QInt8, "reduce_range": True}
+    prepared = target.with_suffix(".prepared")
+    try:
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        if pixels is None:
+            quantize_dynamic(prepared, target, **DYNAMIC, **options, extra_options={"MatMulConstBOnly": True})
+        else:
+            calibration = _Calibration(pixels)
+            quantize_static(prepared, target, calibration, activation_type=QuantType.QUInt8, **STATIC, **options)
+        graph = onnx_ir.load(target)
+        RemoveUnusedOpsetsPass()(graph)  # it names every operator set that ONNX Runtime knows
+        onnx_ir.save(graph, target)
+    finally:
+        prepared.unlink(missing_ok=True)
+
+
+def write_openvino(source: Path, target: Path, precision: str, pixels: np.ndarray | None) -> None:
+    """Convert an ONNX graph to OpenVINO in a precision; q8 with convolutions needs calibration `pixels`."""
+    require("openvino", "openvino", "export to openvino")
+    import openvino
+
+    model = openvino.convert_model(source)
+    if precision == "q8":
+        model = _openvino_q8(model, pixels)
+    openvino.save_model(model, target, compress_to_fp16=precision == "fp16")
+
+
+def _openvino_q8(model: Any, pixels: np.ndarray | None) -> Any:
+    """Store weights in 8 bits, one scale for each row; those of a ResNet with its activations."""
+    require("nncf", "openvino", "q8 for openvino")
+    import nncf
+
+    with redirect_stdout(StringIO()), _quiet("nncf"):  # it draws progress bars of its own
+        if pixels is None:
+            return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        # 7 bits, as for ONNX Runtime
+        advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+        images = nncf.Dataset(list(pixels), lambda row: {"pixel_values": row[None]})
+        return nncf.quantize(
+            model,
+            images,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(pixels),
+            fast_bias_correction=False,
+            advanced_parameters=advanced,
+        )
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Leave out what a package logs below warnings."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def has_convolutions(config: Any) -> bool:
+    """Return True if the vision tower's weights are mostly those of convolutions."""
+    return getattr(config.vision_config, "is_resnet", False)
+
+
+class _Calibration:
+    """Feed one image at a time to ONNX Runtime's calibration."""
+
+    def __init__(self, pixels: np.ndarray):
+        self._rows: Iterator[np.ndarray] = iter(pixels)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        row = next(self._rows, None)
+        return None if row is None else {"pixel_values": row[None]}
+
+    def __iter__(self) -> "_Calibration":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        row = self.get_next()
+        if row is None:
+            raise StopIteration
+        return row
+
+
+__all__ = ["has_convolutions", "write_fp16", "write_openvino", "write_q8"]

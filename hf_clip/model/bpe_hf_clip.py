@@ -1,0 +1,96 @@
+"""Split cleaned text into words, and keep the byte-pair ids of the words seen so far."""
+
+from array import array
+from collections.abc import Sequence
+from threading import Lock
+
+import regex
+from tokenizers.models import BPE
+
+BOS_TOKEN = "<|startoftext|>"
+EOS_TOKEN = "<|endoftext|>"
+END_OF_WORD = "</w>"
+
+SPECIAL = r"<\|startoftext\|>|<\|endoftext\|>"
+CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
+RUNS = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+WORDS = regex.compile(f"{CONTRACTIONS}|{RUNS}", regex.IGNORECASE)
+WORDS_AND_SPECIAL = regex.compile(f"{SPECIAL}|{CONTRACTIONS}|{RUNS}", regex.IGNORECASE)
+
+ID_BYTES = array("q").itemsize
+
+
+def byte_alphabet() -> dict[int, str]:
+    """Map each byte to one visible character, in vocabulary order (`bytes_to_unicode` of the original)."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(0x100) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(0x100 + i) for i, byte in enumerate(hidden)}
+
+
+CHARACTER_OF_BYTE = byte_alphabet()
+BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
+
+
+def byte_symbols(word: str) -> str:
+    """Return one visible character for each UTF-8 byte of `word`."""
+    return word.encode("utf-8").decode("latin-1").translate(CHARACTER_OF_BYTE)
+
+
+def pack(ids: Sequence[int]) -> bytes:
+    """Pack token ids as native int64 bytes, so that a batch is joined and padded without a Python int per token."""
+    return array("q", ids).tobytes()
+
+
+def unpack(ids: bytes) -> list[int]:
+    """Return the token ids that `pack` packed."""
+    return memoryview(ids).cast("q").tolist()
+
+
+class ChunkIds(dict[str, bytes]):
+    """Cache the packed token ids of chunks: stretches of cleaned text without spaces.
+
+    The cache holds at most `MAX_BYTES` (keys, values and slots, estimated from above), then starts over; a chunk of
+    more than `MAX_CHARACTERS` is not kept. Threads may share it.
+    """
+
+    MAX_BYTES = 32 * 2**20
+    MAX_CHARACTERS = 256
+    ENTRY_BYTES = 256  # headers of key and value, and their slot in a table that has room to grow
+
+    def __init__(self, model: BPE, words: regex.Pattern, special_ids: dict[str, int]):
+        super().__init__()
+        self.model, self.words, self.special_ids = model, words, special_ids
+        self.bytes_held = 0
+        self.lock = Lock()
+
+    def __missing__(self, chunk: str) -> bytes:
+        words = self.words.findall(chunk)
+        if len(words) == 1:
+            ids = self._word_ids(words[0])
+        else:
+            ids = b"".join(map(self.__getitem__, words))
+        # never wait: a process forked while another thread held the lock would wait forever
+        if len(chunk) <= self.MAX_CHARACTERS and self.lock.acquire(blocking=False):
+            try:
+                self._keep(chunk, ids)
+            finally:
+                self.lock.release()
+        return ids
+
+    def _keep(self, chunk: str, ids: bytes) -> None:
+        if chunk in self:  # another thread was faster
+            return
+        size = self.ENTRY_BYTES + 4 * len(chunk) + len(ids)
+        if self.bytes_held + size > self.MAX_BYTES:
+            self.clear()
+            self.bytes_held = 0
+        self.bytes_held += size
+        self[chunk] = ids
+
+    def _word_ids(self, word: str) -> bytes:
+        if word in self.special_ids:
+            return pack([self.special_ids[word]])
+        return pack([token.id for token in self.model.tokenize(byte_symbols(word))])
+
+
+__all__ = ["BOS_TOKEN", "EOS_TOKEN", "ChunkIds", "byte_alphabet"]

@@ -1,0 +1,270 @@
+"""Configurations: a text tower, a vision tower (ViT or modified ResNet), and the two together."""
+
+import os
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# in stock configs of before 2023: whatever id is the highest of a text ends it
+LEGACY_EOS_TOKEN_ID = 2
+
+
+def check_is_folder(path: str | os.PathLike | None) -> None:
+    """Raise ValueError, with the way out, for a file where `from_pretrained` takes a folder or a Hub id."""
+    if isinstance(path, str | os.PathLike) and os.path.isfile(path) and not os.fspath(path).endswith(".json"):
+        raise ValueError(
+            f"{os.fspath(path)} is a file, from_pretrained loads folders: use HFCLIPModel.from_openai for an original "
+            "checkpoint, or `hf-clip convert` to make a folder of it"
+        )
+
+
+def _from_stock(config: dict[str, Any]) -> dict[str, Any]:
+    """Translate the config.json of a stock CLIP folder; return any other unchanged."""
+    if config.get("model_type") == "clip":
+        # `*_config_dict` repeats what the sub-configs say
+        config = {key: value for key, value in config.items() if not key.endswith("_config_dict")}
+        config["model_type"] = "hf_clip"
+        for key, model_type in (("text_config", "clip_text_model"), ("vision_config", "clip_vision_model")):
+            config[key] = _from_stock({"model_type": model_type, **(config.get(key) or {})})
+    elif config.get("model_type") in ("clip_text_model", "clip_vision_model"):
+        config = {**config, "model_type": f"hf_{config['model_type']}"}
+        if config.get("eos_token_id") == LEGACY_EOS_TOKEN_ID and config.get("vocab_size", 49408) == 49408:
+            # the published stock configs carry the ids of another model (transformers#24773)
+            config["bos_token_id"], config["eos_token_id"] = 49406, 49407
+    return config
+
+
+class HFCLIPBaseConfig(PreTrainedConfig):
+    """Read config.json from hf_clip folders and from stock CLIP ones."""
+
+    _auto_class = "AutoConfig"
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        check_is_folder(pretrained_model_name_or_path)
+        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        config, part = _from_stock(config), cls.base_config_key
+        if part and part in config:  # a tower of a joint folder computes in what the folder says
+            dtype = config.get("dtype") or config.get("torch_dtype")
+            config = {**config, part: {"dtype": dtype, **(config[part] or {})}}
+        return config, kwargs
+
+
+class HFCLIPVisionBaseConfig(HFCLIPBaseConfig):
+    """Configure a vision tower; `from_pretrained` returns the class of the family that the folder has."""
+
+    base_config_key = "vision_config"
+
+    @property
+    def is_resnet(self) -> bool:
+        """True for the modified ResNet, False for the Vision Transformer."""
+        # by name: under remote code one class can exist twice
+        return self.model_type == HFCLIPResNetConfig.model_type
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        config, _ = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        family = _vision_family(config.get("vision_config", config))
+        return super(HFCLIPVisionBaseConfig, family).from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+
+@strict
+class HFCLIPTextConfig(HFCLIPBaseConfig):
+    """Configure the causal text Transformer (paper section 2.4). The defaults are ViT-B/32's.
+
+    Args:
+        hidden_size: Width of the Transformer.
+        projection_dim: Size of the embedding space that it shares with the images.
+        max_position_embeddings: Context length in tokens.
+        eos_token_id: Id of the token where a text ends and is pooled.
+
+    Example:
+        ```python
+        config = HFCLIPTextConfig(hidden_size=256, num_attention_heads=4)
+        ```
+    """
+
+    model_type = "hf_clip_text_model"
+    base_config_key = "text_config"
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: int | float = 0.0
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 49406
+    eos_token_id: int | None = 49407
+
+    def validate_architecture(self):
+        _check_heads(self)
+        if self.eos_token_id is not None and not 0 <= self.eos_token_id < self.vocab_size:
+            raise ValueError(
+                f"eos_token_id {self.eos_token_id} is outside the vocabulary of {self.vocab_size} tokens, so no text "
+                "would have an end: give both"
+            )
+
+
+@strict
+class HFCLIPVisionConfig(HFCLIPVisionBaseConfig):
+    """Configure the Vision Transformer (paper section 2.4). The defaults are ViT-B/32's.
+
+    Args:
+        hidden_size: Width of the Transformer.
+        projection_dim: Size of the embedding space that it shares with the texts.
+        image_size: Height and width of the images in pixels.
+        patch_size: Height and width of a patch in pixels.
+
+    Example:
+        ```python
+        config = HFCLIPVisionConfig(image_size=384, patch_size=16)
+        ```
+    """
+
+    model_type = "hf_clip_vision_model"
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: int | float = 0.0
+
+    def validate_architecture(self):
+        _check_heads(self)
+        if self.image_size < self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is smaller than one patch ({self.patch_size}).")
+
+    @property
+    def grid_size(self) -> int:
+        return self.image_size // self.patch_size
+
+
+@strict
+class HFCLIPResNetConfig(HFCLIPVisionBaseConfig):
+    """Configure the modified ResNet (paper section 2.4). The defaults are RN50's.
+
+    Args:
+        width: Number of channels after the stem.
+        depths: Number of bottlenecks in each of the four stages.
+        projection_dim: Size of the embedding space that it shares with the texts.
+        num_attention_heads: Number of heads of the attention pooling.
+        image_size: Height and width of the images in pixels.
+
+    Example:
+        ```python
+        config = HFCLIPResNetConfig(depths=(3, 4, 23, 3), projection_dim=512)  # RN101
+        ```
+    """
+
+    model_type = "hf_clip_resnet"
+
+    width: int = 64
+    depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
+    projection_dim: int = 1024
+    num_attention_heads: int = 32
+    num_channels: int = 3
+    image_size: int = 224
+    batch_norm_eps: float = 1e-5
+
+    def validate_architecture(self):
+        _check_heads(self)
+        if len(self.depths) != 4:
+            raise ValueError(f"depths has to name four stages, got {self.depths}.")
+        if self.image_size < 32:
+            raise ValueError(f"image_size {self.image_size} is smaller than the stride of the network (32).")
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of channels of the last feature map."""
+        return self.width * 32
+
+    @property
+    def grid_size(self) -> int:
+        return self.image_size // 32
+
+
+@strict
+class HFCLIPConfig(HFCLIPBaseConfig):
+    """Configure both towers.
+
+    Args:
+        text_config: Configuration of the text tower, or its fields.
+        vision_config: Configuration of the vision tower, or its fields; `model_type` names the family (default: ViT).
+        projection_dim: Size of the shared embedding space; taken from the towers if None.
+        logit_scale_init_value: Logarithm of the factor between cosine similarities and logits, in a new model.
+
+    Raises:
+        ValueError: If the towers project to different sizes and `projection_dim` does not decide.
+
+    Example:
+        ```python
+        config = HFCLIPConfig(vision_config=HFCLIPResNetConfig(projection_dim=512))
+        ```
+    """
+
+    model_type = "hf_clip"
+    sub_configs = {"text_config": HFCLIPTextConfig, "vision_config": HFCLIPVisionConfig}
+    # an evaluation by Trainer collects the embeddings only
+    keys_to_ignore_at_inference = ["logits_per_image", "logits_per_text", "text_model_output", "vision_model_output"]
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    projection_dim: int | None = None
+    logit_scale_init_value: float | int = 2.659260036932778  # log(1 / 0.07), paper section 2.5
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.text_config, PreTrainedConfig):
+            self.text_config = HFCLIPTextConfig(**_from_stock(self.text_config or {}))
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            vision_config = _from_stock(self.vision_config or {})
+            self.vision_config = _vision_family(vision_config)(**vision_config)
+        if self.projection_dim is None:
+            self.projection_dim = self.vision_config.projection_dim
+            if self.text_config.projection_dim != self.projection_dim:
+                raise ValueError(
+                    f"The towers project to different sizes: text {self.text_config.projection_dim}, "
+                    f"vision {self.projection_dim}. Give HFCLIPConfig the projection_dim you want."
+                )
+        self.text_config.projection_dim = self.vision_config.projection_dim = self.projection_dim
+        super().__post_init__(**kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return the fields for config.json, those of each tower as short as if it were saved alone."""
+        config = super().to_diff_dict()
+        for key in self.sub_configs:
+            config[key] = getattr(self, key).to_diff_dict()
+            config[key].pop("transformers_version", None)
+        if "AutoModel" in config.get("auto_map", {}):
+            # a class is registered with one Auto class; this is the one that the zero-shot pipeline asks for
+            config["auto_map"]["AutoModelForZeroShotImageClassification"] = config["auto_map"]["AutoModel"]
+        return config
+
+
+def _check_heads(config: PreTrainedConfig) -> None:
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"The width {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}."
+        )
+
+
+def _vision_family(config: dict[str, Any]) -> type[HFCLIPVisionBaseConfig]:
+    families = {family.model_type: family for family in (HFCLIPVisionConfig, HFCLIPResNetConfig)}
+    model_type = config.get("model_type", HFCLIPVisionConfig.model_type)
+    if model_type not in families:
+        raise ValueError(f"Unknown vision model_type {model_type!r}: hf_clip has {' and '.join(families)}.")
+    return families[model_type]
+
+
+__all__ = ["HFCLIPConfig", "HFCLIPResNetConfig", "HFCLIPTextConfig", "HFCLIPVisionConfig"]

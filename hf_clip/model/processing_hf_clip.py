@@ -1,0 +1,145 @@
+"""`HFCLIPProcessor`: an image processor and a tokenizer behind one call."""
+
+import os
+
+from transformers import (
+    BaseImageProcessor,
+    BatchFeature,
+    CLIPImageProcessor,
+    CLIPImageProcessorPil,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import ProcessingKwargs, Unpack
+from transformers.utils import cached_file
+
+from .configuration_hf_clip import check_is_folder
+from .image_processing_hf_clip import HFCLIPImageProcessor
+from .tokenization_hf_clip import ExplainsMissingMask, HFCLIPTokenizer
+
+# what a folder holds of each part, and the class that loads the part alone
+FILES = {
+    "tokenizer": (["tokenizer_config.json", "tokenizer.json", "vocab.json"], "AutoTokenizer"),
+    "image processor": (["preprocessor_config.json", "processor_config.json"], "AutoImageProcessor"),
+}
+# arguments of `from_pretrained` that say where files lie
+WHERE = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
+
+
+class HFCLIPBatchFeature(ExplainsMissingMask, BatchFeature):
+    """Explain, in a `BatchFeature`, why it has no `attention_mask`."""
+
+
+class HFCLIPProcessor(ProcessorMixin):
+    """Prepare images, texts, or both at once for CLIP.
+
+    Args:
+        image_processor: Such as `HFCLIPImageProcessor`.
+        tokenizer: Such as `HFCLIPTokenizer`.
+
+    Raises:
+        TypeError: A part is of another kind.
+
+    Example:
+        >>> processor = HFCLIPProcessor.from_pretrained("clip-rn50")
+        >>> inputs = processor(images=["photo.jpg"], text=["a cat", "a dog"], return_tensors="pt")
+    """
+
+    _auto_class = "AutoProcessor"
+
+    def __init__(self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase):
+        super().__init__(image_processor, tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "HFCLIPProcessor":
+        """Load the parts that a folder names; those of a stock CLIP folder become the exact ones, with its settings.
+
+        Raises:
+            OSError: If the folder holds a tokenizer alone or an image processor alone.
+        """
+        check_is_folder(pretrained_model_name_or_path)
+        try:
+            processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except Exception as error:
+            where = {name: kwargs[name] for name in WHERE if name in kwargs}
+            _check_parts(pretrained_model_name_or_path, where, error)
+            raise
+        if isinstance(processor.image_processor, CLIPImageProcessor | CLIPImageProcessorPil):
+            processor.image_processor = HFCLIPImageProcessor.from_dict(processor.image_processor.to_dict())
+        if isinstance(processor.tokenizer, CLIPTokenizer):
+            processor.tokenizer = HFCLIPTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return processor
+
+    @classmethod
+    def from_openai(cls, source: str | os.PathLike, **kwargs) -> "HFCLIPProcessor":
+        """Make the processor of an original checkpoint, with CLIP's vocabulary.
+
+        Args:
+            source: One of the nine names, such as "RN50", or a file, as in `HFCLIPModel.from_openai`.
+            **kwargs: As there.
+
+        Example:
+            >>> processor = HFCLIPProcessor.from_openai("RN50")
+        """
+        try:
+            from hf_clip.openai.convert import load_processor
+        except ModuleNotFoundError as error:
+            if error.name != "hf_clip":
+                raise
+            raise ImportError("from_openai needs the installed package: pip install hf_clip") from error
+        return load_processor(source, **kwargs)
+
+    def save_pretrained(self, *args, **kwargs) -> list[str]:
+        """Save the parts, and leave none of it in them: transformers notes in each where its code goes."""
+        files = super().save_pretrained(*args, **kwargs)
+        for part in (self, self.image_processor):
+            part.__dict__.pop("auto_map", None)
+        return files
+
+    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        """Leave files closed: the image processor opens, crops and closes one at a time."""
+        return images, text, videos, audio
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        """Leave the checks to the tokenizer and the image processor, which name the text or the image."""
+
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: str | list[str] | None = None,
+        **kwargs: Unpack[ProcessingKwargs],
+    ) -> BatchFeature:
+        """Make `pixel_values` (B, 3, H, W) of `images` and `input_ids` (N, longest) of `text`; B and N are independent.
+
+        Options go to the part that knows them, or by name in `images_kwargs=` and `text_kwargs=`. Raises ValueError
+        where neither images nor text are given, or either is an empty list.
+        """
+        if images is None and text is None:
+            raise ValueError("give images, text, or both")
+        if isinstance(text, list | tuple) and not text:
+            raise ValueError("text is empty: give at least one text")
+        return HFCLIPBatchFeature(super().__call__(images=images, text=text, **kwargs))
+
+
+def _check_parts(folder: str | os.PathLike, where: dict, error: Exception) -> None:
+    """Raise OSError, because of `error`, if `folder` holds one part alone."""
+
+    def holds(file: str) -> bool:
+        found = cached_file(
+            folder,
+            file,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **where,
+        )
+        return found is not None
+
+    parts = [part for part, (files, _) in FILES.items() if any(map(holds, files))]
+    if len(parts) == 1:
+        [part], [missing] = parts, FILES.keys() - parts
+        raise OSError(f"{folder} has no {missing}: load its {part} with {FILES[part][1]}") from error
+
+
+__all__ = ["HFCLIPProcessor"]

@@ -1,0 +1,209 @@
+"""From an original checkpoint to a folder that `from_pretrained` reads."""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+    PreTrainedConfig,
+    ProcessorMixin,
+)
+from transformers.dynamic_module_utils import custom_object_save
+
+from ..model.configuration_hf_clip import HFCLIPConfig
+from ..model.image_processing_hf_clip import HFCLIPImageProcessor
+from ..model.modeling_hf_clip import HFCLIPModel
+from ..model.processing_hf_clip import HFCLIPProcessor
+from ..model.tokenization_hf_clip import HFCLIPTokenizer
+from ..utils.files import check_output, new_directory
+from .errors import CheckpointError
+from .infer_config import infer_config
+from .key_mapping import to_hf
+from .original import read_original
+from .published import DType, Layout
+from .variants import OPENAI, Variant
+from .vocabulary import load_vocabulary
+
+# with which sentence-transformers loads a folder as its own, unnormalized as the original embeds
+SENTENCE_TRANSFORMERS: dict[str, Any] = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "get_text_features", "method_output_name": "pooler_output"},
+            "image": {"method": "get_image_features", "method_output_name": "pooler_output"},
+        },
+        "module_output_name": "sentence_embedding",
+    },
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Hold the contents of a converted folder."""
+
+    config: PreTrainedConfig
+    tensors: dict[str, Tensor]
+    processor: ProcessorMixin
+
+
+def convert(
+    source: str | os.PathLike,
+    output: Path,
+    layout: Layout = Layout.hf_clip,
+    dtype: DType = DType.original,
+    force: bool = False,
+    cache_dir: Path | None = None,
+    card: Path | None = None,
+    *,
+    report: Callable[[str], None] = print,
+    **reading: Any,
+) -> None:
+    """Write an original checkpoint as a folder that from_pretrained reads.
+
+    Args:
+        source: One of the nine names, which is downloaded, or a file.
+        output: The folder to write; it appears only when it is whole.
+        layout: Whose classes the folder is for.
+        dtype: What to store the weights in.
+        force: Replace an output that exists.
+        cache_dir: Where downloads are kept.
+        card: A file that becomes the folder's README.md.
+        report: Called with a sentence at each step.
+        **reading: What `read_original` takes, for files that do not tell.
+
+    Raises:
+        CheckpointError: The source is no CLIP, or one that hf_clip cannot express.
+        DownloadError: The download failed.
+        OSError: The output cannot be written.
+    """
+    check_output(output, force)
+    report(f"reading {source}")
+    original = read_original(source, cache_dir, report=report, **reading)
+    try:
+        repository = to_repository(original.state_dict, layout, dtype, original.variant)
+    except CheckpointError as error:
+        raise type(error)(f"{source}: {error}") from error
+    report(f"writing {output} ({sum(tensor.nbytes for tensor in repository.tensors.values()):,} bytes of weights)")
+    with new_directory(output) as directory:
+        save(repository, directory)
+        if card is not None:
+            shutil.copyfile(card, directory / "README.md")
+
+
+def load_model(
+    source: str | os.PathLike,
+    dtype: torch.dtype | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    **reading: Any,
+) -> HFCLIPModel:
+    """Return what `convert` and then `HFCLIPModel.from_pretrained(folder, dtype=dtype)` give, without a folder."""
+    original = read_original(source, cache_dir, **{"report": logger.warning, **reading})
+    repository = to_repository(original.state_dict, Layout.hf_clip, DType.original, original.variant)
+    options = {} if dtype is None else {"dtype": dtype}
+    model = HFCLIPModel.from_pretrained(None, config=repository.config, state_dict=repository.tensors, **options)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # off the file, which may be mapped
+    model.config.name_or_path = os.fspath(source)
+    return model
+
+
+def load_processor(
+    source: str | os.PathLike, cache_dir: str | os.PathLike | None = None, **reading: Any
+) -> HFCLIPProcessor:
+    """Return the processor that `convert` writes, without a folder."""
+    original = read_original(source, cache_dir, **{"report": logger.debug, **reading})
+    return make_processor(infer_config(original.state_dict, original.variant))
+
+
+def to_repository(state_dict: dict[str, Tensor], layout: Layout, dtype: DType, variant: Variant = OPENAI) -> Repository:
+    """Turn a state dict under the original's keys into config, tensors and processor of `layout`."""
+    config = infer_config(state_dict, variant)
+    tensors = to_hf(state_dict, config)
+    if dtype is not DType.original:
+        tensors = cast(tensors, getattr(torch, dtype.value), config)
+    # float32 is what the original computes in on a CPU; the stored mix comes back with from_pretrained(dtype=float16)
+    config.dtype = torch.float32 if dtype is DType.original else getattr(torch, dtype.value)
+    processor = make_processor(config, layout)
+    if layout is Layout.transformers:
+        return Repository(stock_config(config), tensors, processor)
+    config.architectures = [HFCLIPModel.__name__]
+    return Repository(config, tensors, processor)
+
+
+def make_processor(config: HFCLIPConfig, layout: Layout = Layout.hf_clip) -> HFCLIPProcessor | CLIPProcessor:
+    """Make the processor for a model of this image size and context length, with CLIP's vocabulary."""
+    image_size = config.vision_config.image_size
+    vocabulary, merges = load_vocabulary()
+    sizes = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
+    context = {"vocab": vocabulary, "merges": merges, "model_max_length": config.text_config.max_position_embeddings}
+    if layout is Layout.transformers:
+        return CLIPProcessor(CLIPImageProcessor(**sizes), CLIPTokenizer(**context))
+    return HFCLIPProcessor(HFCLIPImageProcessor(**sizes), HFCLIPTokenizer(**context))
+
+
+def stock_config(config: HFCLIPConfig) -> CLIPConfig:
+    """Make the configuration for transformers' own CLIP, whose parameters have the same names as a ViT's here."""
+    if config.vision_config.is_resnet:
+        raise CheckpointError("transformers has no CLIP ResNet: convert to the hf_clip layout")
+
+    def fields(tower: PreTrainedConfig) -> dict:
+        return {key: value for key, value in tower.to_diff_dict().items() if key != "model_type"}
+
+    return CLIPConfig(
+        text_config=fields(config.text_config),
+        vision_config=fields(config.vision_config),
+        projection_dim=config.projection_dim,
+        logit_scale_init_value=config.logit_scale_init_value,
+        architectures=[CLIPModel.__name__],
+        dtype=config.dtype,
+    )
+
+
+def cast(tensors: dict[str, Tensor], dtype: torch.dtype, config: HFCLIPConfig) -> dict[str, Tensor]:
+    """Cast floating-point tensors to `dtype`; beside half precision, norms and embeddings stay float32."""
+    kept = kept_in_float32(config) if dtype in (torch.float16, torch.bfloat16) else None
+    return {
+        key: tensor.to(torch.float32 if kept and kept.search(key) else dtype) if tensor.is_floating_point() else tensor
+        for key, tensor in tensors.items()
+    }
+
+
+def kept_in_float32(config: HFCLIPConfig) -> re.Pattern:
+    names = sorted(empty_model(config)._keep_in_fp32_modules_strict)
+    return re.compile("|".join(rf"\b{re.escape(name)}\b" for name in names))
+
+
+def empty_model(config: HFCLIPConfig) -> HFCLIPModel:
+    with torch.device("meta"):
+        return HFCLIPModel(config)
+
+
+def save(repository: Repository, directory: Path) -> None:
+    if isinstance(repository.config, HFCLIPConfig):
+        custom_object_save(empty_model(repository.config), directory, repository.config)
+    repository.config.save_pretrained(directory)
+    repository.processor.save_pretrained(directory)
+    if not isinstance(repository.config, HFCLIPConfig):
+        # processor_config.json holds the same settings, which programs of before transformers 5 do not read
+        repository.processor.image_processor.save_pretrained(directory)
+    for name, content in SENTENCE_TRANSFORMERS.items():
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save_file(repository.tensors, directory / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,72 @@
+"""An original checkpoint as it is read, and what is assumed of one that is none of OpenAI's."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..utils.files import file_sha256
+from .checkpoints import read_checkpoint
+from .download import resolve_checkpoint
+from .published import CHECKPOINTS, published
+from .variants import Variant, choose_variant, recorded_variant
+
+
+@dataclass(frozen=True)
+class Original:
+    """Hold a checkpoint's tensors under the original's keys, and the variant of the architecture they are taken for."""
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    variant: Variant
+
+
+def read_original(
+    source: str | os.PathLike,
+    cache_dir: str | os.PathLike | None = None,
+    *,
+    activation: str | None = None,
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+    like: str | None = None,
+    prefix: str | None = None,
+    report: Callable[[str], None] = print,
+) -> Original:
+    """Read a checkpoint, and say what is assumed of one that is none of the nine published files.
+
+    A state dict does not tell its activation or the number of its heads. They come from these arguments, else from an
+    `open_clip_config.json` beside the file, else they are OpenAI's.
+
+    Args:
+        source: One of the nine names, which is downloaded, or a file.
+        cache_dir: Where downloads are kept.
+        activation: Such as "quick_gelu", OpenAI's, or "gelu".
+        vision_heads: Attention heads of the vision tower.
+        text_heads: Attention heads of the text tower.
+        like: The name of an open_clip architecture that has these settings, such as "ViT-H-14".
+        prefix: Which CLIP to read, in a file of several: what stands before its keys.
+        report: Called with the sentence that says what is assumed.
+
+    Raises:
+        CheckpointError: The source is no CLIP, or one that hf_clip cannot express.
+        DownloadError: The download failed.
+    """
+    path = resolve_checkpoint(source, cache_dir)
+    state_dict = read_checkpoint(path, prefix)
+    variant = choose_variant(recorded_variant(path), like, activation, vision_heads, text_heads)
+    if source not in CHECKPOINTS and published(file_sha256(path)) is None:
+        report(assumption(path, variant))
+    return Original(path, state_dict, variant)
+
+
+def assumption(path: Path, variant: Variant) -> str:
+    """Say what is taken for granted of a file that does not tell."""
+    return (
+        f"{path} is none of the nine published files: assuming {variant}, a causal text tower, and images read at the "
+        "class token or the attention pooling"
+    )
+
+
+__all__ = ["Original", "assumption", "read_original"]

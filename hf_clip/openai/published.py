@@ -1,0 +1,62 @@
+"""The nine published checkpoints as a table, and the forms in which they can be stored. Imports no other package."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+SOURCE_URL = "https://openaipublic.azureedge.net/clip/models"
+
+
+class Layout(str, Enum):
+    """Name the package whose classes read a converted folder."""
+
+    hf_clip = "hf_clip"
+    transformers = "transformers"
+
+
+class DType(str, Enum):
+    """Name the dtype in which weights are stored. `original` keeps the dtype of each tensor."""
+
+    original = "original"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Describe one published checkpoint. `repo_name` names its converted repository."""
+
+    name: str
+    url: str
+    sha256: str
+    repo_name: str
+
+    @property
+    def filename(self) -> str:
+        """Return the name of the published file, such as ViT-B-32.pt."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+CHECKPOINTS = {
+    name: Checkpoint(name, f"{SOURCE_URL}/{sha256}/{re.sub('[/@]', '-', name)}.pt", sha256, f"clip-{variant}")
+    for name, variant, sha256 in [
+        ("RN50", "rn50", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"),
+        ("RN101", "rn101", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599"),
+        ("RN50x4", "rn50x4", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd"),
+        ("RN50x16", "rn50x16", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa"),
+        ("RN50x64", "rn50x64", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c"),
+        ("ViT-B/32", "vit-base-patch32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
+        ("ViT-B/16", "vit-base-patch16", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
+        ("ViT-L/14", "vit-large-patch14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+        ("ViT-L/14@336px", "vit-large-patch14-336", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
+    ]
+}
+
+
+def published(sha256: str) -> str | None:
+    """Return the name of the published checkpoint with this hash, or None."""
+    return next((name for name, checkpoint in CHECKPOINTS.items() if checkpoint.sha256 == sha256), None)
+
+
+__all__ = ["CHECKPOINTS", "SOURCE_URL", "Checkpoint", "DType", "Layout", "published"]

@@ -1,0 +1,59 @@
+"""From a converted folder back to a state dict that the original's `clip.load` reads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..model.configuration_hf_clip import HFCLIPConfig
+from ..utils.files import check_output
+from .checkpoints import write_state_dict
+from .errors import CheckpointError, check_converted
+from .key_mapping import to_original
+
+
+def to_openai(directory: Path, output: Path, force: bool = False, report: Callable[[str], None] = print) -> None:
+    """Write the folder's weights, in the dtypes they are stored in, to the file `output`.
+
+    `directory` is a converted folder or a stock CLIP one. Raises CheckpointError, and OSError for the files.
+    """
+    check_output(output, force)
+    config, tensors = read_repository(directory)
+    try:
+        state_dict = to_original(tensors, config)
+    except CheckpointError as error:
+        raise type(error)(f"{directory}: {error}") from error
+    sizes = {
+        "input_resolution": config.vision_config.image_size,
+        "context_length": config.text_config.max_position_embeddings,
+        "vocab_size": config.text_config.vocab_size,
+    }
+    report(f"writing {output} ({sum(tensor.nbytes for tensor in state_dict.values()):,} bytes of weights)")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_state_dict(state_dict | {key: torch.tensor(value) for key, value in sizes.items()}, output)
+
+
+def read_repository(directory: Path) -> tuple[HFCLIPConfig, dict[str, Tensor]]:
+    """Configuration and stored tensors of a folder, one safetensors file or several."""
+    check_converted(directory)
+    config = HFCLIPConfig.from_pretrained(directory)
+    tensors = {}
+    for file in weight_files(directory):
+        try:
+            tensors |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} cannot be read as safetensors ({error})") from error
+    # old stock checkpoints carry position ids as buffers
+    return config, {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
+
+
+def weight_files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = json.loads(index.read_text())["weight_map"].values()
+        return [directory / Path(name).name for name in sorted(set(names))]
+    return [directory / "model.safetensors"]

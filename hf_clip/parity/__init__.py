@@ -1,0 +1,1 @@
+"""The proof that a converted folder is its original."""

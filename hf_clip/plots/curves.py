@@ -1,0 +1,43 @@
+"""A picture of a training: the loss, and what was measured on the way."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..utils.files import replacing
+
+LOSSES = {"loss": "loss in training", "eval_loss": "loss in evaluation"}
+FEW = 20  # points that are drawn one by one
+COUNTS = ("runtime", "per_second", "preparation_time", "recall@5", "recall@10")
+
+
+def draw_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Draw the losses and the shares that a trainer logged, over its steps; `output` is written whole or not."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 3.6), dpi=150, layout="constrained")
+    losses, shares = figure.subplots(1, 2)
+    for name, points in _series(history).items():
+        axis = losses if "loss" in name else shares
+        label = LOSSES.get(name, name.removeprefix("eval_"))
+        axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < FEW else "")
+    losses.set(xlabel="step", ylabel="loss")
+    shares.set(xlabel="step", ylabel="share", ylim=(-0.02, 1.02))
+    for axis in (losses, shares):
+        if axis.lines:
+            axis.legend(fontsize=7)
+    with replacing(output, "new") as work:
+        figure.savefig(work, format=output.suffix[1:])
+
+
+def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    series: dict[str, list[tuple[int, float]]] = {}
+    for entry in history:
+        for name, value in entry.items():
+            wanted = name == "loss" or name.startswith("eval_")
+            if wanted and not any(part in name for part in COUNTS):
+                series.setdefault(name, []).append((entry["step"], value))
+    return series
+
+
+__all__ = ["draw_curves"]

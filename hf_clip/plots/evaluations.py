@@ -1,0 +1,78 @@
+"""Pictures of evaluations: recall by class, confusions, recall curves, and the search of a probe's C."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..utils.files import replacing
+
+MAX_BARS, MAX_CONFUSED = 40, 12
+BAR, GROUND = "#4472b8", "#f0f0f0"
+
+
+def draw_evaluation(title: str, details: Mapping[str, Any], output: Path) -> None:
+    """Draw what the details of a result tell, a panel for each; `output` is written whole or not at all."""
+    from matplotlib.figure import Figure
+
+    panels: dict[str, Callable[[Any, Any], None]] = {
+        "per_class_recall": _classes,
+        "confusions": _confusions,
+        "recall": _curves,
+        "sweep": _sweep,
+    }
+    drawn = [(draw, details[name]) for name, draw in panels.items() if details.get(name)]
+    if not drawn:
+        raise ValueError(f"the result of {title} has nothing to draw: evaluate again without --resume")
+    bars = min(len(details.get("per_class_recall", ())), MAX_BARS)
+    figure = Figure((6.2 * len(drawn), max(4.2, 0.19 * bars + 1)), dpi=130, layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    for axis, (draw, values) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        draw(axis, values)
+    with replacing(output, "new") as work:
+        figure.savefig(work, format=output.suffix[1:])
+
+
+def _classes(axis: Any, recall: Mapping[str, float]) -> None:
+    names = list(recall)[:MAX_BARS]
+    axis.barh(range(len(names)), [1] * len(names), color=GROUND)
+    axis.barh(range(len(names)), [recall[name] for name in names], color=BAR)
+    axis.set_yticks(range(len(names)), [_short(name.partition(" ")[2]) for name in names], fontsize=7, parse_math=False)
+    rest = f" (the worst {MAX_BARS} of {len(recall)})" if len(recall) > MAX_BARS else ""
+    axis.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="recall", title=f"by class{rest}")
+
+
+def _confusions(axis: Any, pairs: Sequence[Sequence[Any]]) -> None:
+    """Draw counts of the pairs of true and found class that are confused most, as a matrix of those classes."""
+    shown = pairs[:MAX_CONFUSED]
+    rows = list(dict.fromkeys(true for true, _, _ in shown))
+    columns = list(dict.fromkeys(found for _, found, _ in shown))
+    counts = [[0] * len(columns) for _ in rows]
+    for true, found, count in shown:
+        counts[rows.index(true)][columns.index(found)] += count
+        color = "white" if count > shown[0][2] / 2 else "black"
+        axis.text(columns.index(found), rows.index(true), count, ha="center", va="center", fontsize=7, color=color)
+    axis.imshow(counts, cmap="Blues", vmin=0)
+    axis.set_yticks(range(len(rows)), map(_short, rows), fontsize=7, parse_math=False)
+    axis.set_xticks(range(len(columns)), map(_short, columns), fontsize=7, rotation=60, ha="right", parse_math=False)
+    axis.set(xlabel="found", ylabel="true", title="most frequent confusions")
+
+
+def _curves(axis: Any, curves: Mapping[str, Sequence[float]]) -> None:
+    for name, points in curves.items():
+        axis.plot(*zip(*points, strict=True), marker=".", label=f"{name} retrieval")
+    axis.set_xscale("log")
+    axis.set(xlabel="k", ylabel="recall@k", ylim=(0, 1.02), title="recall")
+    axis.legend()
+
+
+def _sweep(axis: Any, points: Sequence[Sequence[float]]) -> None:
+    axis.plot(*zip(*points, strict=True), marker=".", color=BAR)
+    axis.set_xscale("log")
+    axis.set(xlabel="C", ylabel="validation accuracy", title="search of C")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 30 else f"{text[:29]}…"
+
+
+__all__ = ["draw_evaluation"]

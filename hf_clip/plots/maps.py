@@ -1,0 +1,91 @@
+"""A sheet of an image and maps over it. matplotlib is needed only here, and only to draw."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..utils.files import replacing
+
+COLUMNS = 4
+CELL = 2.8  # inches
+LONGEST_SIDE = 768
+COLORS = "cividis"  # even in lightness, and alike to eyes with any color blindness
+OPACITY = 0.6
+FLATTEST, STEEPEST = 0.3, 3  # height over width
+CHARACTERS, LINES = 32, 3  # of a title
+
+
+def draw_maps(image: Image.Image, titles: Sequence[str], maps: np.ndarray, output: Path) -> None:
+    """Save `maps_figure` in the format that the suffix of `output` names; the file is written whole or not at all."""
+    figure = maps_figure(image, titles, maps)
+    with replacing(output, "new") as work:
+        figure.savefig(work, format=output.suffix[1:])
+
+
+def maps_figure(image: Image.Image, titles: Sequence[str], maps: np.ndarray) -> Any:
+    """Draw an image, then each map over a gray copy of it, all on one scale.
+
+    Args:
+        image: The image.
+        titles: What to write above the maps.
+        maps: (maps, height, width) of the image; NaN, where nothing was seen, stays gray without color.
+
+    Returns:
+        A matplotlib figure, which belongs to no window.
+    """
+    from matplotlib.figure import Figure
+
+    titles = [_wrapped(title) for title in titles]
+    figure = Figure(dpi=150)
+    axes, bar = _lay_out(figure, [f"{image.width} x {image.height}", *titles], image.height / image.width)
+    picture = image.convert("RGB")
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    axes[0].imshow(picture)
+    low, high = np.nanmin(maps), np.nanmax(maps)
+    for axis, values in zip(axes[1:], maps, strict=True):
+        axis.imshow(picture.convert("L"), cmap="gray", vmin=0, vmax=255)
+        # the map lies over the thumbnail, whatever its own size
+        extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
+        shown = axis.imshow(_thinned(values), cmap=COLORS, vmin=low, vmax=high, alpha=OPACITY, extent=extent)
+    figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=7)
+    return figure
+
+
+def _lay_out(figure: Any, titles: Sequence[str], aspect: float) -> tuple[list[Any], Any]:
+    """Size a figure, and add axes below each title and axes for the scale.
+
+    By hand: matplotlib's engines cut titles of several lines above images of a fixed aspect.
+    """
+    columns = min(COLUMNS, len(titles))
+    above = 0.25 + 0.15 * max(title.count("\n") + 1 for title in titles)
+    cell = CELL * min(max(aspect, FLATTEST), STEEPEST) + above
+    width, height = CELL * columns + 0.8, cell * math.ceil(len(titles) / columns)
+    figure.set_size_inches(width, height)
+    axes = []
+    for place, title in enumerate(titles):
+        row, column = divmod(place, columns)
+        left, bottom = CELL * column + 0.05, height - cell * (row + 1) + 0.05
+        box = (left / width, bottom / height, (CELL - 0.1) / width, (cell - above) / height)
+        axes.append(figure.add_axes(box, anchor="S"))
+        axes[-1].set_axis_off()
+        axes[-1].set_title(title, fontsize=9, parse_math=False)
+    return axes, figure.add_axes((1 - 0.7 / width, 0.1, 0.15 / width, 0.8))
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    """Drop pixels that a sheet cannot show."""
+    step = max(1, max(values.shape) // LONGEST_SIDE)
+    return values[::step, ::step]
+
+
+def _wrapped(text: str) -> str:
+    """Break a title into lines; what does not fit in LINES of them is cut."""
+    return "\n".join(wrap(text, CHARACTERS, max_lines=LINES, placeholder=" …")) or text
+
+
+__all__ = ["draw_maps", "maps_figure"]

@@ -1,0 +1,91 @@
+"""A picture of images and the labels they were given. matplotlib is needed only here, and only to draw."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..model.image_processing_hf_clip import open_image
+from ..utils.files import replacing
+
+COLUMNS = 6
+THUMBNAIL = (384, 384)
+BARS, GROUND = ("#4472b8", "#e8963c", "#3f9b63", "#8a5fbf"), "#f0f0f0"
+MODEL_GAP = 0.4  # between the bars of two models, in bars
+
+
+def supported_suffixes() -> set[str]:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return {f".{suffix}" for suffix in FigureCanvasBase.get_supported_filetypes()}
+
+
+def draw_scores(
+    images: Sequence[str | os.PathLike],
+    answers: Mapping[str, Sequence[list[dict[str, Any]]]],
+    output: Path,
+    truths: Sequence[str | None] | None = None,
+    notes: Sequence[str] | None = None,
+) -> None:
+    """Draw each image over its labels, with bars for their scores; `output` is written whole or not at all.
+
+    Args:
+        images: Paths or URLs.
+        answers: By the name of a model, for each image its labels as `{"label", "score"}`; each model has its color.
+        output: The picture, in a format that its suffix names.
+        truths: For each image the right label, which is written in bold, or None.
+        notes: For each image a line below its name.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    columns = min(COLUMNS, len(images))
+    rows = math.ceil(len(images) / columns)
+    labels = max(len(ranked) for of_model in answers.values() for ranked in of_model)
+    step = labels + MODEL_GAP
+    bars_height = 0.22 * (step * len(answers) - MODEL_GAP) + 0.1
+    size = (2.4 * max(columns, 2), (2.4 + bars_height) * rows + 0.2 + 0.3 * (len(answers) > 1))
+    figure = Figure(size, dpi=150, layout="constrained")
+    axes: Any = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.4, bars_height] * rows)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for index, path in enumerate(images):
+        row, column = divmod(index, columns)
+        picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
+        truth = truths[index] if truths else None
+        title = [truth or _short(Path(path).name), *([notes[index]] if notes else [])]
+        picture.imshow(_thumbnail(path))
+        picture.set_anchor("S")
+        picture.set_title("\n".join(title), fontsize=8, parse_math=False)
+        for model, (color, of_model) in enumerate(zip(cycle(BARS), answers.values())):
+            for rank, answer in enumerate(of_model[index]):
+                place, weight = step * model + rank, "bold" if answer["label"] == truth else "normal"
+                text: dict[str, Any] = {"va": "center", "fontsize": 7, "weight": weight}
+                bars.barh(place, 1, color=GROUND, height=0.86)
+                bars.barh(place, answer["score"], color=color, height=0.86, alpha=0.6)
+                bars.text(0.03, place, _short(answer["label"]), parse_math=False, **text)
+                bars.text(0.97, place, f"{answer['score']:.0%}", ha="right", **text)
+        bars.set(xlim=(0, 1), ylim=(step * len(answers) - MODEL_GAP - 0.4, -0.6))
+    if len(answers) > 1:
+        handles = [Patch(color=color, alpha=0.6) for color, _ in zip(cycle(BARS), answers)]
+        figure.legend(handles, list(answers), loc="outside lower center", ncols=len(answers), frameon=False, fontsize=9)
+    with replacing(output, "new") as work:
+        figure.savefig(work, format=output.suffix[1:])
+
+
+def _thumbnail(path: str | os.PathLike) -> Image.Image:
+    with open_image(path) as image:
+        image = image.convert("RGB")
+        image.thumbnail(THUMBNAIL)
+    return image
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 30 else f"{text[:29]}…"
+
+
+__all__ = ["draw_scores", "supported_suffixes"]

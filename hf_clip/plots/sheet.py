@@ -1,0 +1,86 @@
+"""Contact sheets: images with a line of text below each, as a picture or a web page."""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..model.image_processing_hf_clip import open_image
+from ..utils.files import replacing
+
+Source = str | Callable[[], bytes]
+COLUMNS = 5
+SIDE = 256
+PAGE = """<!doctype html>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 14px sans-serif; margin: 2em; }}
+main {{ display: flex; flex-wrap: wrap; gap: 1em; }}
+figure {{ margin: 0; width: {side}px; }}
+img {{ max-width: {side}px; max-height: {side}px; }}
+figcaption {{ overflow-wrap: anywhere; color: #444; }}
+</style>
+<h1>{title}</h1>
+<main>
+{figures}
+</main>
+"""
+FIGURE = "<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def draw_sheet(images: Sequence[tuple[Source, str]], title: str, output: Path) -> None:
+    """Draw images (paths, addresses or readers of bytes) with captions; `output` is written whole or not at all."""
+    from matplotlib.figure import Figure
+
+    columns = min(COLUMNS, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure = Figure((2.2 * columns, 2.5 * rows + 0.5), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (source, caption) in zip(axes.flat, images, strict=False):
+        thumbnail = thumbnail_of(source)
+        if thumbnail is not None:
+            axis.imshow(thumbnail)
+        axis.set_title(caption[-40:], fontsize=7, y=-0.12, parse_math=False)
+    with replacing(output, "new") as work:
+        figure.savefig(work, format=output.suffix[1:])
+
+
+def write_sheet(images: Sequence[tuple[Source, str]], title: str, output: Path) -> None:
+    """Write a web page with thumbnails inside it, which needs no other file."""
+    figures = "\n".join(
+        FIGURE.format(image=_embedded(source), caption=html.escape(caption)) for source, caption in images
+    )
+    page = PAGE.format(title=html.escape(title), side=SIDE, figures=figures)
+    with replacing(output, "new") as work:
+        work.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def _embedded(source: Source) -> str:
+    thumbnail = thumbnail_of(source)
+    if thumbnail is None:
+        return "<p>cannot be opened</p>"
+    buffer = io.BytesIO()
+    thumbnail.save(buffer, "JPEG")
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="">'
+
+
+def thumbnail_of(source: Source) -> Image.Image | None:
+    """Open a small RGB copy, or nothing of an image that is gone."""
+    try:
+        with Image.open(io.BytesIO(source())) if callable(source) else open_image(source) as image:
+            image = image.convert("RGB")
+            image.thumbnail((SIDE, SIDE))
+        return image
+    except Exception:  # the plugins of Pillow raise what they like
+        return None
+
+
+__all__ = ["draw_sheet", "thumbnail_of", "write_sheet"]

@@ -1,0 +1,1 @@
+"""Models that were exported to other runtimes, with the methods of HFCLIPModel."""

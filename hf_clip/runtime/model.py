@@ -1,0 +1,138 @@
+"""An exported CLIP behind the methods of HFCLIPModel."""
+
+import os
+from pathlib import Path
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPOutput
+
+from ..model.configuration_hf_clip import HFCLIPConfig
+from ..model.image_processing_hf_clip import HFCLIPImageProcessor
+from ..model.modeling_hf_clip_base import contrastive_logits, normalize
+from ..model.processing_hf_clip import HFCLIPProcessor
+from ..model.tokenization_hf_clip import HFCLIPTokenizer
+from .manifest import Manifest, read_manifest
+from .sessions import OPEN, Session
+
+PRECISIONS = ("fp32", "fp16", "q8")
+METHODS = {"vision": "get_image_features", "text": "get_text_features"}
+
+
+class HFCLIPRuntimeModel:
+    """Run an exported CLIP on ONNX Runtime or OpenVINO with the methods of HFCLIPModel.
+
+    Embeddings are float32 tensors on the CPU, unnormalized. There is nothing to train or to save.
+
+    Args:
+        directory: A folder that `export_clip` wrote, with the parts vision and text.
+        precision: "fp32", "fp16" or "q8"; the first of these that the folder holds unless given.
+        device: "cpu", or one for which the runtime is installed.
+
+    Raises:
+        ValueError: The folder lacks the precision or a file, or the runtime cannot use the device.
+        MissingPackageError: The runtime is not installed.
+
+    Example:
+        >>> model = HFCLIPRuntimeModel("clip-rn50-onnx")
+        >>> embeds = model.encode_text(input_ids)  # (B, projection_dim)
+    """
+
+    training = False
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(
+        self, directory: str | os.PathLike, precision: str | None = None, device: str | torch.device | None = None
+    ):
+        manifest = read_manifest(directory)
+        self.config = HFCLIPConfig.from_dict(manifest.config)
+        self.config.name_or_path = os.fspath(directory)
+        self.logit_scale = torch.tensor(manifest.logit_scale)
+        self.precision = _choose(manifest, precision, self.config.name_or_path)
+        self._sessions = {
+            part: _open(Path(directory), manifest, part, self.precision, torch.device(device or "cpu"))
+            for part in METHODS
+            if self.precision in manifest.graphs.get(part, {})
+        }
+
+    def eval(self) -> "HFCLIPRuntimeModel":
+        """Return the model: an exported graph is in evaluation mode."""
+        return self
+
+    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Compute image embeddings (B, projection_dim) of `pixel_values` (B, 3, H, W), float32."""
+        return self._run("vision", pixel_values=pixel_values.float())
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute text embeddings (B, projection_dim) of `input_ids` (B, L)."""
+        if attention_mask is not None:
+            raise ValueError(
+                "attention_mask is not an input of exported graphs, which read up to EOT: pass input_ids alone"
+            )
+        return self._run("text", input_ids=input_ids.long())
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        """Return `encode_image` as the `pooler_output` of an output."""
+        return BaseModelOutputWithPooling(pooler_output=self.encode_image(pixel_values))
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Return `encode_text` as the `pooler_output` of an output."""
+        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids, attention_mask))
+
+    def __call__(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> CLIPOutput:
+        """Score images against texts as HFCLIPModel's forward does."""
+        image_embeds, text_embeds = normalize(self.encode_image(pixel_values)), normalize(self.encode_text(input_ids))
+        logits = contrastive_logits(image_embeds, text_embeds, self.logit_scale)
+        return CLIPOutput(
+            logits_per_image=logits, logits_per_text=logits.t(), text_embeds=text_embeds, image_embeds=image_embeds
+        )
+
+    def _run(self, part: str, **inputs: torch.Tensor) -> torch.Tensor:
+        if part not in self._sessions:
+            raise ValueError(
+                f"{self.config.name_or_path} has no {part} graph in {self.precision}: export it again with --parts "
+                "vision,text"
+            )
+        return torch.from_numpy(self._sessions[part]({name: x.contiguous().numpy() for name, x in inputs.items()}))
+
+
+def load_exported(
+    directory: str | os.PathLike,
+    precision: str | None = None,
+    device: str | torch.device | None = None,
+) -> tuple[HFCLIPRuntimeModel, HFCLIPProcessor]:
+    """Load an exported folder: the model, and the processor with the original's pixels and token ids."""
+    return HFCLIPRuntimeModel(directory, precision, device), load_processor(directory)
+
+
+def load_processor(directory: str | os.PathLike) -> HFCLIPProcessor:
+    """Make the exact processor from the settings in an exported folder."""
+    manifest = read_manifest(directory)
+    return HFCLIPProcessor(
+        HFCLIPImageProcessor.from_pretrained(Path(directory, manifest.image_processor)),
+        HFCLIPTokenizer.from_pretrained(Path(directory, manifest.tokenizer)),
+    )
+
+
+def _choose(manifest: Manifest, precision: str | None, name: str) -> str:
+    held = [known for known in PRECISIONS if any(known in manifest.graphs.get(part, {}) for part in METHODS)]
+    if manifest.layout == "immich":
+        raise ValueError(f"{name} is laid out for Immich alone: export again without --layout immich")
+    if not held:
+        raise ValueError(f"{name} has neither a vision nor a text graph: export again with --parts vision,text")
+    if precision is not None and precision not in held:
+        raise ValueError(f"{name} has no {precision}, it holds {', '.join(held)}: export again with --precision")
+    return precision or held[0]
+
+
+def _open(directory: Path, manifest: Manifest, part: str, precision: str, device: torch.device) -> Session:
+    file = directory / manifest.graphs[part][precision]
+    if not file.is_file():
+        raise ValueError(f"{file} is missing, the manifest of {directory} names it: copy the whole folder")
+    return OPEN[manifest.runtime](file, device)
+
+
+__all__ = ["PRECISIONS", "HFCLIPRuntimeModel", "load_exported", "load_processor"]

@@ -1,0 +1,72 @@
+"""Graphs on ONNX Runtime and OpenVINO, called with arrays by name."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..utils.packages import require
+
+Session = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+PROVIDERS = {"cpu": [], "cuda": ["CUDAExecutionProvider"]}
+OPENVINO_DEVICES = {"cpu": "CPU", "xpu": "GPU"}
+
+
+def open_onnx(file: Path, device: torch.device) -> Session:
+    """Open a graph on ONNX Runtime; its first output is what a call returns."""
+    require("onnxruntime", "onnx", file.name)
+    import onnxruntime
+
+    wanted = PROVIDERS.get(device.type)
+    available = onnxruntime.get_available_providers()
+    if wanted is None or set(wanted) - set(available):
+        raise ValueError(
+            f"{file.name} cannot run on {device.type}, this onnxruntime has {', '.join(available)}: pass device='cpu', "
+            "or install the onnxruntime of the device"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=[*wanted, "CPUExecutionProvider"])
+    except Exception as error:  # of its own classes
+        raise ValueError(
+            f"{file} cannot be opened ({_first_line(error)}): copy it with its _data, or export again"
+        ) from error
+    return lambda inputs: session.run(None, dict(inputs))[0]
+
+
+def open_openvino(file: Path, device: torch.device) -> Session:
+    """Open a graph on OpenVINO, computing in float32; its first output is what a call returns."""
+    require("openvino", "openvino", file.name)
+    import openvino
+
+    name = OPENVINO_DEVICES.get(device.type)
+    core = openvino.Core()
+    if name not in core.available_devices:
+        raise ValueError(
+            f"{file.name} cannot run on {device.type}, this OpenVINO has {', '.join(core.available_devices)}: pass "
+            "device='cpu'"
+        )
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    if name == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
+    try:
+        compiled = core.compile_model(str(file), name, settings)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file} cannot be opened ({_first_line(error)}): copy it with its .bin, or export again"
+        ) from error
+    # a request of its own for each call: threads may share the model
+    return lambda inputs: compiled.create_infer_request().infer(dict(inputs))[0].copy()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+OPEN = {"onnx": open_onnx, "openvino": open_openvino}
+
+__all__ = ["OPEN", "Session"]

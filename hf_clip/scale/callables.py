@@ -1,0 +1,288 @@
+"""Callables that take a batch as a dict of columns and give one back, for any engine that maps batches."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from ..data.images import decode_image
+from ..embedding.features import features
+from ..embedding.loading import load_clip, load_text_tower
+from ..embedding.texts import embed_texts
+from .rows import as_objects
+from .sources import read_image
+
+Batch = Mapping[str, Any]
+Loaded = tuple[PreTrainedModel, Any]
+
+
+class _Worker:
+    """A callable that loads its model when it is first called, once in each process."""
+
+    def __init__(self, model: str | Loaded, device: str | None, dtype: str, optimize: bool, trust_remote_code: bool):
+        self.model, self.device, self.dtype = model, device, dtype
+        self.optimize, self.trust_remote_code = optimize, trust_remote_code
+        self._loaded: Loaded | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_loaded": None}  # what travels to another process loads its own
+
+    def loaded(self) -> Loaded:
+        """Load the model on its device, and what prepares its inputs."""
+        if self._loaded is None:
+            self._loaded = self._load() if isinstance(self.model, str) else self.model
+        return self._loaded
+
+    def _load(self) -> Loaded:
+        return load_clip(
+            self.model,  # type: ignore[arg-type]
+            device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            dtype=getattr(torch, self.dtype),
+            optimize=self.optimize,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+class ImagePreprocessor:
+    """Decode, resize and crop images on the CPU: the original's pixels, as 8 bits.
+
+    Eight bits are a quarter of what the model reads, and travel between workers; `ImageEmbedder` normalizes them.
+
+    Args:
+        model: A CLIP's folder or Hub id, or its image processor.
+        column: The column of images: bytes, paths, addresses such as https://, s3:// or gs://, mappings with `bytes` or
+            `path` as `datasets` stores images, PIL images, or arrays. It is left out of the result.
+        output: The column of the result: pixels, uint8 (B, 3, H, W).
+        workers: Threads; as many as PyTorch's unless given.
+        trust_remote_code: Run code that comes with the repository.
+
+    Example:
+        >>> dataset.map_batches(ImagePreprocessor("clip-rn50")).map_batches(ImageEmbedder("clip-rn50"))
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        column: str = "image",
+        output: str = "pixels",
+        workers: int | None = None,
+        trust_remote_code: bool = False,
+    ):
+        self.model, self.column, self.output = model, column, output
+        self.workers, self.trust_remote_code = workers, trust_remote_code
+        self._processor: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_processor": None}
+
+    def __call__(self, batch: Batch) -> dict[str, Any]:
+        """Return the batch with pixels, and with `error`: why an image has none, else None.
+
+        Args:
+            batch: Columns of one length.
+        """
+        images = batch[self.column]
+        with ThreadPoolExecutor(self.workers or torch.get_num_threads()) as pool:
+            results = list(pool.map(self._pixels, images, range(len(images))))
+        found = [pixels for pixels, _ in results if pixels is not None]
+        nothing = np.zeros_like(found[0]) if found else np.zeros(self._empty_shape(), np.uint8)
+        earlier = batch.get("error", [None] * len(images))
+        return {
+            **{name: values for name, values in batch.items() if name != self.column},
+            self.output: np.stack([nothing if pixels is None else pixels for pixels, _ in results])
+            if results
+            else nothing[None][:0],
+            "error": as_objects(_first(old, new) for old, (_, new) in zip(earlier, results, strict=True)),
+        }
+
+    @property
+    def processor(self) -> Any:
+        """The image processor, loaded when it is first needed."""
+        if self._processor is None:
+            loaded = self.model
+            if isinstance(loaded, str):
+                from transformers import AutoImageProcessor
+
+                loaded = AutoImageProcessor.from_pretrained(loaded, trust_remote_code=self.trust_remote_code)
+            self._processor = getattr(loaded, "image_processor", loaded)
+        return self._processor
+
+    def _pixels(self, source: Any, number: int) -> tuple[np.ndarray | None, str | None]:
+        name = source[:200] if isinstance(source, str) and source else f"images[{number}]"
+        try:
+            if source is None or (isinstance(source, str) and not source):
+                raise ValueError("there is no image")
+            image = decode_image(_plain(read_image(source)), name)
+            return self._eight_bits(image), None
+        except Exception as error:  # the plugins of Pillow and of file systems raise what they like
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return None, reason if name in reason else f"can't read {name}: {reason}"
+
+    def _eight_bits(self, image: Any) -> np.ndarray:
+        pixels = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="np")
+        values = np.asarray(pixels["pixel_values"][0])
+        if values.dtype != np.uint8:
+            raise TypeError(
+                f"{type(self.processor).__name__} gives {values.dtype}, not 8 bits: use HFCLIPImageProcessor"
+            )
+        return values
+
+    def _empty_shape(self) -> tuple[int, int, int]:
+        size = self.processor.crop_size
+        return (3, size["height"], size["width"])
+
+
+class ImageEmbedder(_Worker):
+    """Embed the pixels that `ImagePreprocessor` gives.
+
+    Every pass through the model has `batch_size` images, filled up with black ones, so an embedding does not depend on
+    how the images were divided into batches.
+
+    Args:
+        model: A CLIP's folder or Hub id, or a model and its processor.
+        column: The column of pixels, uint8 (B, 3, H, W). It is left out of the result.
+        output: The column of the result: embeddings, float32 (B, dim); NaN for an image with an `error`.
+        batch_size: Images per pass through the model.
+        normalize: Scale embeddings to length 1.
+        device: Such as cuda:1; a GPU if there is one unless given.
+        dtype: The dtype to compute in.
+        optimize: Optimize the model for inference.
+        trust_remote_code: Run code that comes with the repository.
+
+    Example:
+        >>> embed = ImageEmbedder("clip-rn50")
+        >>> embed(ImagePreprocessor("clip-rn50")({"image": ["photo.jpg"]}))["embedding"].shape
+        (1, 1024)
+    """
+
+    def __init__(
+        self,
+        model: str | Loaded,
+        column: str = "pixels",
+        output: str = "embedding",
+        batch_size: int = 32,
+        normalize: bool = True,
+        device: str | None = None,
+        dtype: str = "float32",
+        optimize: bool = False,
+        trust_remote_code: bool = False,
+    ):
+        super().__init__(model, device, dtype, optimize, trust_remote_code)
+        self.column, self.output, self.batch_size, self.normalize = column, output, batch_size, normalize
+        self._table: torch.Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_table": None}
+
+    def __call__(self, batch: Batch) -> dict[str, Any]:
+        """Return the batch with embeddings in place of pixels.
+
+        Args:
+            batch: Columns of one length, with pixels and, where images failed, `error`.
+        """
+        pixels = torch.from_numpy(np.array(batch[self.column], np.uint8))
+        rows = [self._embed(part) for part in pixels.split(self.batch_size)] if len(pixels) else [self._embed(pixels)]
+        embeds = np.concatenate(rows)
+        errors = batch.get("error", [None] * len(embeds))
+        embeds[[isinstance(error, str) for error in errors]] = np.nan  # engines turn None into NaN
+        return {**{name: values for name, values in batch.items() if name != self.column}, self.output: embeds}
+
+    def _embed(self, pixels: torch.Tensor) -> np.ndarray:
+        """Embed up to `batch_size` images."""
+        model, _ = self.loaded()
+        size = getattr(model.config, "vision_config", model.config).image_size
+        if pixels.shape[1:] != (3, size, size) and len(pixels):
+            raise ValueError(
+                f"pixels are {tuple(pixels.shape[1:])}, the model reads (3, {size}, {size}): use the preprocessor of "
+                "the same repository"
+            )
+        filled = torch.zeros((self.batch_size, 3, size, size), dtype=torch.uint8)
+        if len(pixels):
+            filled[: len(pixels)] = pixels
+        values = self._normalized(filled.to(model.device))
+        return features(model, "image", {"pixel_values": values}, self.normalize)[: len(pixels)].cpu().numpy()
+
+    def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Look each of 256 values up in what the processor makes of it: the same bits."""
+        if self._table is None:
+            model, processor = self.loaded()
+            self._table = _table(getattr(processor, "image_processor", processor)).to(model.device)
+        table = self._table
+        return torch.stack([table[channel][pixels[:, channel].int()] for channel in range(3)], 1)
+
+
+class TextEmbedder(_Worker):
+    """Embed a column of texts; only the text tower is loaded.
+
+    Args:
+        model: A CLIP's folder or Hub id, or a model and its processor.
+        column: The column of texts, which stays; texts that are too long are cut off.
+        output: The column of the result: embeddings, float32 (B, dim); NaN where there is no text.
+        normalize: Scale embeddings to length 1.
+        device: Such as cuda:1; a GPU if there is one unless given.
+        dtype: The dtype to compute in.
+        trust_remote_code: Run code that comes with the repository.
+
+    Example:
+        >>> TextEmbedder("clip-rn50")({"text": ["a cat", None]})["text_embedding"].shape
+        (2, 1024)
+    """
+
+    def __init__(
+        self,
+        model: str | Loaded,
+        column: str = "text",
+        output: str = "text_embedding",
+        normalize: bool = True,
+        device: str | None = None,
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+    ):
+        super().__init__(model, device, dtype, False, trust_remote_code)
+        self.column, self.output, self.normalize = column, output, normalize
+
+    def __call__(self, batch: Batch) -> dict[str, Any]:
+        """Return the batch with embeddings of its texts.
+
+        Args:
+            batch: Columns of one length.
+        """
+        model, tokenizer = self.loaded()
+        texts = list(batch[self.column])
+        embeds = np.full((len(texts), model.config.projection_dim), np.nan, np.float32)
+        known = {place: text for place, text in enumerate(texts) if isinstance(text, str) and text.strip()}
+        if known:
+            found = embed_texts(model, tokenizer, list(known.values()), normalize=self.normalize, truncation=True)
+            embeds[list(known)] = found.numpy()
+        return {**batch, self.output: embeds}
+
+    def _load(self) -> Loaded:
+        return load_text_tower(
+            self.model,  # type: ignore[arg-type]
+            device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            dtype=getattr(torch, self.dtype),
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+def _first(earlier: Any, error: str | None) -> str | None:
+    return earlier if isinstance(earlier, str) else error
+
+
+def _plain(source: Any) -> Any:
+    """Turn what engines wrap around bytes and text into these."""
+    return source.item() if isinstance(source, np.generic) else source
+
+
+def _table(image_processor: Any) -> torch.Tensor:
+    """Return what becomes of each of 256 values, (3, 256)."""
+    ramp = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2))
+    values = image_processor(images=[ramp], do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+    return values[0, :, 0, :]
+
+
+__all__ = ["ImageEmbedder", "ImagePreprocessor", "TextEmbedder"]

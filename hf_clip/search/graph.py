@@ -1,0 +1,108 @@
+"""Approximate nearest rows by usearch's HNSW graph, re-ranked with the stored rows.
+
+Texts lie apart from images in CLIP's space, and a graph of images is searched worse from there: a graph tuned on images
+misses what texts look for. So `tune` measures recall on the embeddings of texts.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..utils.packages import require
+from .exact import best, nearest, rescored
+
+CONNECTIVITY, EXPANSION_ADD = 32, 200
+EXPANSIONS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+MEASURED_AT = 10
+RERANKED = 4
+ADDED_AT_ONCE = 10_000
+
+
+def new_graph(dim: int) -> Any:
+    """Make an empty graph."""
+    require("usearch", "search", "an HNSW index")
+    from usearch.index import Index
+
+    return Index(
+        ndim=dim, metric="ip", dtype="f16", connectivity=CONNECTIVITY, expansion_add=EXPANSION_ADD, expansion_search=1
+    )
+
+
+def open_graph(path: Path, copy: bool = False) -> Any:
+    """Map a graph from its file, or read a copy that can grow."""
+    require("usearch", "search", "an HNSW index")
+    from usearch.index import Index
+
+    try:
+        graph = Index.restore(str(path), view=not copy)
+    except (RuntimeError, ValueError) as error:
+        raise OSError(f"{path} is no graph of usearch ({error}): build the index again") from error
+    if graph is None:
+        raise FileNotFoundError(f"there is no {path}: build the index again")
+    graph.expansion_search = 1
+    return graph
+
+
+def grow(graph: Any, rows: np.ndarray) -> None:
+    """Insert the rows that the graph does not hold yet: those from its length on."""
+    with tqdm(desc="graph", total=len(rows), initial=len(graph), unit="row", delay=2) as bar:
+        for start in range(len(graph), len(rows), ADDED_AT_ONCE):
+            block = np.asarray(rows[start : start + ADDED_AT_ONCE], np.float32)
+            graph.add(np.arange(start, start + len(block)), block)
+            bar.update(len(block))
+
+
+def drop(graph: Any, kept: np.ndarray) -> None:
+    """Remove the rows that are not `kept`, a truth value for each row of the graph, and number the others anew."""
+    graph.remove(np.flatnonzero(~kept))
+    old = np.flatnonzero(kept)
+    new = np.arange(len(old))
+    graph.rename(old[old != new], new[old != new])  # in order: each number is free when its turn comes
+
+
+def nearest_in_graph(
+    graph: Any, rows: np.ndarray, queries: np.ndarray, k: int, expansion: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find about the `k` nearest rows of each query, as `exact.nearest` does.
+
+    The graph holds rows of float16; the best RERANKED times `k` of its `expansion` candidates are ranked anew by the
+    stored rows.
+    """
+    k = min(k, len(rows))
+    wanted = min(max(expansion, RERANKED * k), len(rows))
+    found = [_nearest_to_one(graph, rows, query, k, wanted) for query in np.asarray(queries, np.float32)]
+    return np.stack([scores for scores, _ in found]), np.stack([numbers for _, numbers in found])
+
+
+def _nearest_to_one(
+    graph: Any, rows: np.ndarray, query: np.ndarray, k: int, wanted: int
+) -> tuple[np.ndarray, np.ndarray]:
+    # usearch expands its search to as many candidates as are asked for, and gives the nearest first
+    numbers = graph.search(query, wanted).keys[: RERANKED * k].astype(np.int64)
+    return best(rescored(rows[numbers], query), numbers, k)
+
+
+def recall(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the share of `expected` rows (Q, k) that are among the found (Q, k)."""
+    hits = [np.isin(wanted, got).mean() for got, wanted in zip(found, expected, strict=True)]
+    return float(np.mean(hits))
+
+
+def tune(graph: Any, rows: np.ndarray, queries: np.ndarray, wanted: float) -> tuple[int, float]:
+    """Find the smallest of EXPANSIONS with which the recall at 10 reaches `wanted`.
+
+    Returns:
+        The expansion and the recall with it; of the largest expansion if none reaches it.
+    """
+    expected = nearest(rows, queries, MEASURED_AT)[1]
+    measured = 0.0
+    for expansion in tqdm(EXPANSIONS, desc="tuning", unit="setting", delay=2, leave=False):
+        measured = recall(nearest_in_graph(graph, rows, queries, MEASURED_AT, expansion)[1], expected)
+        if measured >= wanted or expansion >= len(rows):
+            break
+    return expansion, measured
+
+
+__all__ = ["drop", "grow", "nearest_in_graph", "new_graph", "open_graph", "recall", "tune"]

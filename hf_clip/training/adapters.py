@@ -1,0 +1,34 @@
+"""LoRA adapters by PEFT: made, and merged from their folder."""
+
+import os
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from ..utils.packages import require
+from .parameters import lora_target_modules
+
+
+def add_lora(model: PreTrainedModel, rank: int = 8, towers: str = "both", dropout: float = 0.0) -> PreTrainedModel:
+    """Put LoRA adapters on the query and value projections of a model, which itself is locked."""
+    require("peft", "peft", "LoRA")
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora_target_modules(model, towers)
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, lora_dropout=dropout, target_modules=targets))
+
+
+def is_adapter(folder: str | os.PathLike[str]) -> bool:
+    """Return True if a folder holds an adapter of PEFT."""
+    return Path(folder, "adapter_config.json").is_file()
+
+
+def merged(base: PreTrainedModel, folder: str | os.PathLike[str]) -> PreTrainedModel:
+    """Merge the adapter of a folder into a model, in place."""
+    require("peft", "peft", f"the adapter in {folder}")
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+
+
+__all__ = ["add_lora", "is_adapter", "merged"]

@@ -1,0 +1,91 @@
+"""The settings of `CLIPTrainer`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from .parameters import PARTS
+
+DUPLICATES = ("positive", "negative")
+
+
+@dataclass
+class CLIPTrainingArguments(TrainingArguments):
+    """Set how `CLIPTrainer` trains: what `TrainingArguments` sets, with defaults that keep OpenAI's weights good.
+
+    Args:
+        learning_rate: 1e-5; for LoRA 2e-4 is usual.
+        weight_decay: Of weights; gains, biases, scales, class and position embeddings have none.
+        adam_beta2: As in the paper's appendix F, for both families.
+        adam_epsilon: As in the paper's appendix F, for both families.
+        lr_scheduler_type: A cosine down to zero.
+        warmup_steps: Steps, or as a fraction of all steps.
+        dataloader_drop_last: Leave out a last batch that is smaller than the others.
+        remove_unused_columns: Keep the columns of images and texts.
+        ddp_find_unused_parameters: Off: every trained parameter is used.
+        metric_for_best_model: With `load_best_model_at_end` the mean recall at 1 unless given.
+        greater_is_better: Whether that metric should be large.
+        label_names: None of the inputs is a label.
+        mini_batch_size: Encode that many pairs at a time and keep the loss over the whole batch (GradCache).
+        global_negatives: Compare with the pairs of all processes.
+        duplicates: "positive" spreads the target over equal captions or images, "negative" keeps one pair a row.
+        train: "all", "image", "text" or "projections"; for an adapter leave "all".
+        train_last_layers: Train only that many last layers (stages of a ResNet) of a tower, with what follows.
+        freeze_batch_norm: Keep the statistics of BatchNorms; their gains and biases are trained.
+        train_logit_scale: Train the scale of the scores.
+        max_logit_scale: The largest scale of the scores, as in the paper's section 2.5.
+        image_layer_decay: Multiply the learning rate by this from each image layer to the one before it.
+        text_layer_decay: Multiply the learning rate by this from each text layer to the one before it.
+
+    Raises:
+        ValueError: A setting is out of its range.
+
+    Example:
+        >>> args = CLIPTrainingArguments("tuned", per_device_train_batch_size=256, mini_batch_size=32, bf16=True)
+    """
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate."})
+    weight_decay: float = field(default=0.1, metadata={"help": "Weight decay of weights."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of AdamW."})
+    lr_scheduler_type: Any = field(default="cosine", metadata={"help": "The schedule of the learning rate."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or as a fraction of all."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out an incomplete last batch."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Keep all columns."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Search unused parameters."})
+    metric_for_best_model: str | None = field(default=None, metadata={"help": "What the best checkpoint is best at."})
+    greater_is_better: bool | None = field(default=None, metadata={"help": "Whether that metric should be large."})
+    label_names: list[str] | None = field(default_factory=list, metadata={"help": "No input is a label."})
+    mini_batch_size: int | None = field(default=None, metadata={"help": "Pairs to encode at a time (GradCache)."})
+    global_negatives: bool = field(default=True, metadata={"help": "Compare with the pairs of all processes."})
+    duplicates: str = field(
+        default="positive", metadata={"help": "What equal captions and images are.", "choices": DUPLICATES}
+    )
+    train: str = field(default="all", metadata={"help": "The parts to train.", "choices": PARTS})
+    train_last_layers: int | None = field(default=None, metadata={"help": "Last layers of a tower to train."})
+    freeze_batch_norm: bool = field(default=True, metadata={"help": "Keep the statistics of BatchNorms."})
+    train_logit_scale: bool = field(default=True, metadata={"help": "Train the scale of the scores."})
+    max_logit_scale: float = field(default=100.0, metadata={"help": "The largest scale of the scores."})
+    image_layer_decay: float | None = field(default=None, metadata={"help": "Learning rate from layer to layer."})
+    text_layer_decay: float | None = field(default=None, metadata={"help": "Learning rate from layer to layer."})
+
+    def __post_init__(self) -> None:
+        """Check the settings; the best checkpoint is by default the one of the highest mean recall at 1."""
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model, self.greater_is_better = "mean_recall@1", True
+        for name, choices in (("duplicates", DUPLICATES), ("train", PARTS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        for name in ("mini_batch_size", "train_last_layers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}: give 1 or more, or None")
+        for name in ("image_layer_decay", "text_layer_decay"):
+            if (value := getattr(self, name)) is not None and not 0 < value <= 1:
+                raise ValueError(f"{name} is {value}: give a factor above 0 and up to 1, or None")
+        if self.max_logit_scale <= 0:
+            raise ValueError(f"max_logit_scale is {self.max_logit_scale}: give a positive scale, such as 100")
+        super().__post_init__()
+
+
+__all__ = ["CLIPTrainingArguments"]

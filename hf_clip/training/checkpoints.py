@@ -1,0 +1,122 @@
+"""Checkpoints of a training: which are complete, and of which data."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from ..data.rows import DataError
+
+STATE = "trainer_state.json"  # which the trainer writes last
+
+
+class CheckpointError(OSError):
+    """A checkpoint can't be written or found."""
+
+
+def last_checkpoint(output: str | Path) -> str:
+    """Return the latest complete checkpoint of an output folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    found = complete_checkpoints(output)
+    if not found:
+        raise CheckpointError(f"{output} has no complete checkpoint to resume from: start without it")
+    return str(found[-1])
+
+
+def complete_checkpoints(output: str | Path) -> list[Path]:
+    """List the checkpoints of an output folder that were written to their end, by step."""
+    folders = {
+        int(match[1]): path
+        for path in Path(output).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and _state(path) is not None
+    }
+    return [folders[step] for step in sorted(folders)]
+
+
+def _state(checkpoint: str | Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(Path(checkpoint, STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def remove_checkpoints(output: str | Path) -> None:
+    """Remove the checkpoints of an earlier run, so that nobody resumes from them."""
+    for path in Path(output).glob("checkpoint-*"):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def writing(folder: str | Path, output: str | Path) -> Iterator[None]:
+    """Remove a checkpoint that could not be written in whole, and say from which one to resume."""
+    folder, output = Path(folder), Path(output)
+    try:
+        yield
+    except Exception as error:  # safetensors and torch have errors of their own for a full disk
+        free = shutil.disk_usage(output).free / 2**20
+        if folder != output and _state(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        kept = complete_checkpoints(output)
+        left = f"resume from {kept[-1]}" if kept else "train again, as there is no checkpoint"
+        raise CheckpointError(
+            f"{folder} can't be written ({error}; {free:,.0f} MiB are free): make room, then {left}"
+        ) from error
+
+
+@contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """Give a folder to write to, whose files move to `folder` when the block ends; a failure leaves none of them."""
+    folder = Path(folder)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as work:
+        yield Path(work)
+        for path in Path(work).iterdir():
+            path.replace(folder / path.name)
+
+
+class DataIdentity(TrainerCallback, ExportableState):
+    """Note in each checkpoint which data it was trained on."""
+
+    def __init__(self, data: Any):
+        self.data = data
+        self._fingerprint: str | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.data)
+        return {"args": {}, "attributes": {"fingerprint": self._fingerprint}}
+
+
+def fingerprint(data: Any) -> str | None:
+    """Return the fingerprint of a data set, None if it has none."""
+    return data.fingerprint() if hasattr(data, "fingerprint") else None
+
+
+def check_same_data(checkpoint: str | Path, data: Any) -> None:
+    """Raise DataError if a checkpoint was trained on other data."""
+    known = ((_state(checkpoint) or {}).get("stateful_callbacks") or {}).get("DataIdentity") or {}
+    trained_on = known.get("attributes", {}).get("fingerprint")
+    if trained_on is not None and trained_on != fingerprint(data):
+        raise DataError(f"{checkpoint} was trained on other data: give the same data set, or start without resuming")
+
+
+__all__ = [
+    "CheckpointError",
+    "DataIdentity",
+    "check_same_data",
+    "complete_checkpoints",
+    "last_checkpoint",
+    "remove_checkpoints",
+    "whole_files",
+    "writing",
+]

@@ -1,0 +1,225 @@
+"""Pairs of image and text for training: what the trainer draws, and how a batch is made of it."""
+
+import hashlib
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers.utils import logging
+
+from ..data.images import TarMember, UnreadableImageError, decode_image
+from ..data.read import read_rows
+from ..data.rows import DataError, Row, Rows
+from ..zero_shot.prompts import TEMPLATE, as_templates
+
+logger = logging.get_logger(__name__)
+
+ENOUGH = 32  # images after which unreadable ones can be called a majority
+
+
+class PairDataset(Dataset):
+    """Draw pairs of an image and a caption from rows that may have several captions, or a label.
+
+    A row with a label becomes a prompt. Captions and templates are drawn anew in every epoch, from the seed, the epoch
+    and the row alone: the same in every run, and on every worker process. Images are decoded in batches, on the
+    workers of the DataLoader.
+
+    Args:
+        rows: What `read_rows` returns, or mappings with an image and a text or a label.
+        templates: Texts with `{}` for the label; those of the data set, else "a photo of a {}.", unless given.
+        seed: The seed of the draws.
+
+    Raises:
+        DataError: There are no rows, or they can't be read.
+
+    Example:
+        >>> train = PairDataset.from_path("photos")
+    """
+
+    def __init__(
+        self,
+        rows: Rows | Iterable[Mapping[str, Any]],
+        *,
+        templates: str | Sequence[str] | None = None,
+        seed: int = 0,
+    ):
+        self.rows = rows if isinstance(rows, Rows) else read_rows(rows)
+        self.templates = as_templates(templates or self.rows.templates or TEMPLATE)
+        self.seed = seed
+        # seen by workers that live on from epoch to epoch
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @classmethod
+    def from_path(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        templates: str | Sequence[str] | None = None,
+        seed: int = 0,
+        **columns: str | None,
+    ) -> "PairDataset":
+        """Read a folder of class folders, a table, or tars: see `hf_clip.data.read.read_rows`."""
+        return cls(read_rows(path, **columns), templates=templates, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        text, key = self._text(row, index)
+        return {"image": row.image, "name": row.name, "text": text, "key": key, "index": index}
+
+    def every_caption(self) -> "PairDataset":
+        """Make a pair of each caption, as evaluation needs them; a label stays one prompt."""
+        if all(len(row.texts) <= 1 for row in self.rows):
+            return self
+        pairs = [Row(row.image, row.name, texts, row.label) for row in self.rows for texts in _each(row.texts)]
+        rows = Rows(pairs, self.rows.labels, self.rows.templates, self.rows.name)
+        return PairDataset(rows, templates=self.templates, seed=self.seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, which the draws depend on."""
+        self._epoch.fill_(epoch)
+
+    def fingerprint(self) -> str:
+        """Return a digest of names, captions and labels: another one means another data set."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(repr((Path(row.name).name, row.texts, row.label)).encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def _text(self, row: Row, index: int) -> tuple[str, str]:
+        """Draw a text, and return it with what its equality means: for a prompt its label, for a caption itself."""
+        draw = random.Random(hash((self.seed, int(self._epoch), index)))
+        if row.texts:
+            text = row.texts[draw.randrange(len(row.texts))]
+            return text, text
+        label = self.rows.labels[row.label]  # type: ignore[index]
+        return self.templates[draw.randrange(len(self.templates))].format(label), label
+
+
+class CLIPCollator:
+    """Make a batch of pairs, with tensors only: pixels, token ids, and numbers by which equal ones are told.
+
+    Images that can't be read are named in a warning and masked out of the loss. Captions that are too long are cut,
+    with one warning.
+
+    Args:
+        processor: The model's.
+        strict: Raise UnreadableImageError at the first image that can't be read.
+        pad_to_max_length: Give all batches the same width.
+    """
+
+    def __init__(self, processor: Any, strict: bool = False, pad_to_max_length: bool = False):
+        self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
+        self.strict, self.pad_to_max_length = strict, pad_to_max_length
+        self._seen = self._unreadable = 0
+        self._warned: set[str] = set()
+        # seen by all workers, so that they warn once
+        self._cut = torch.zeros((), dtype=torch.bool).share_memory_()
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Make a batch of mappings with `image` and `text`."""
+        pixels, valid = self._pixel_values(rows)
+        texts = [row["text"] for row in rows]
+        return {
+            "input_ids": self._input_ids(texts),
+            "pixel_values": pixels,
+            "image_ids": torch.tensor(
+                [image_id(row["image"], tensor) for row, tensor in zip(rows, pixels, strict=True)]
+            ),
+            "text_ids": torch.tensor([number(row.get("key", row["text"]).encode()) for row in rows]),
+            "valid": valid,
+            "index": torch.tensor([row.get("index", -1) for row in rows]),
+        }
+
+    def _pixel_values(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+        places: dict[Any, int] = {}  # an image with several captions is opened once
+        place_of = torch.tensor([places.setdefault(_source(row["image"]), len(places)) for row in rows])
+        first = {place: row for row, place in zip(reversed(rows), reversed(place_of.tolist()), strict=True)}
+        images: list[Any] = [self._open(first[place]) for place in range(len(places))]
+        readable = [image for image in images if image is not None]
+        self._seen += len(images)
+        self._unreadable += len(images) - len(readable)
+        if not readable or (self._seen >= ENOUGH and 2 * self._unreadable > self._seen):
+            raise DataError(
+                f"{self._unreadable} of {self._seen} images can't be read, the last of them {_name(rows[-1])}: check "
+                "the paths of the data set"
+            )
+        pixels = self.image_processor(images=readable, return_tensors="pt")["pixel_values"]
+        valid = torch.tensor([image is not None for image in images])
+        full = pixels.new_zeros(len(images), *pixels.shape[1:])
+        full[valid] = pixels
+        return full[place_of], valid[place_of]
+
+    def _open(self, row: Mapping[str, Any]) -> Any:
+        try:
+            return decode_image(row["image"], _name(row))
+        except UnreadableImageError as error:
+            if self.strict:
+                raise
+            if _name(row) not in self._warned:
+                self._warned.add(_name(row))
+                logger.warning(f"skipped: {error}")
+            return None
+
+    def _input_ids(self, texts: list[str]) -> Tensor:
+        limit = self.tokenizer.model_max_length
+        padding = "max_length" if self.pad_to_max_length else True
+        lengths = list(map(len, self.tokenizer(texts, verbose=False)["input_ids"]))
+        if max(lengths) > limit and not self._cut:
+            self._cut.fill_(True)
+            longest = texts[lengths.index(max(lengths))]
+            logger.warning(f"captions of over {limit} tokens are cut, such as {longest[:80]!r}")
+        options = {"padding": padding, "truncation": True, "max_length": limit, "return_tensors": "pt"}
+        return self.tokenizer(texts, **options)["input_ids"]
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """Raise what a worker process raised as the worker said it, without the traceback that torch puts before it."""
+    try:
+        yield
+    except (DataError, UnreadableImageError) as error:
+        _, found, sentence = str(error).rpartition(f"{type(error).__name__}: ")
+        if not (found and str(error).startswith("Caught ")):
+            raise
+        raise type(error)(sentence.strip()) from error
+
+
+def _each(texts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [(text,) for text in texts] or [()]
+
+
+def _source(image: Any) -> Any:
+    """Return what equal images of a batch share: their file, or the object itself."""
+    return image if isinstance(image, str | os.PathLike | TarMember) else id(image)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    if "name" in row:
+        return row["name"]
+    return (
+        str(row["image"])[:200] if isinstance(row["image"], str | os.PathLike) else f"an image of {row['text'][:80]!r}"
+    )
+
+
+def image_id(source: Any, pixels: Tensor) -> int:
+    """Return a number that equal images share: of the file's name, else of the pixels."""
+    if isinstance(source, str | os.PathLike | TarMember):
+        return number(str(source).encode(errors="surrogateescape"))
+    return number(pixels.numpy().tobytes())
+
+
+def number(content: bytes) -> int:
+    """Hash bytes to an int64."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+
+
+__all__ = ["CLIPCollator", "PairDataset"]

@@ -1,0 +1,396 @@
+"""`CLIPTrainer`: transformers' Trainer with CLIP's loss, parameters and metrics."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
+
+from ..data.rows import DataError
+from ..model.modeling_hf_clip_base import normalize
+from ..model.modeling_hf_clip_resnet import freeze_batch_norm
+from ..utils.text import listing
+from .arguments import CLIPTrainingArguments
+from .checkpoints import DataIdentity, check_same_data, last_checkpoint, whole_files, writing
+from .datasets import CLIPCollator, PairDataset, own_words
+from .grad_cache import Embeds, Inputs, cached_step, check_no_live_batch_norm
+from .losses import clip_loss
+from .metrics import ZeroShotSet, firsts, pair_metrics
+from .parameters import check_precision, clamp_logit_scale, param_groups, trainable, trained, undecayed
+
+MODEL_INPUTS = ("input_ids", "pixel_values", "attention_mask")
+
+
+class NonFiniteLossError(ValueError):
+    """The loss or a gradient is no finite number."""
+
+
+class CLIPTrainer(Trainer):
+    """Train a CLIP with its contrastive loss, over the pairs of all processes.
+
+    What `Trainer` does, it does as well: checkpoints, logging, several GPUs, Hub. Evaluation measures the loss and the
+    recall over the whole evaluation set, and the accuracy of watched sets.
+
+    Args:
+        model: An HFCLIPModel, a transformers CLIPModel, or a PEFT adapter around one.
+        processor: The model's processor; checkpoints get it too.
+        args: A CLIPTrainingArguments.
+        train_dataset: A PairDataset, or any data set of mappings with `image` and `text`.
+        eval_dataset: The same.
+        watch: Labeled images by name, whose zero-shot accuracy is measured at every evaluation.
+        strict: Stop at the first unreadable image instead of leaving it out.
+        **kwargs: What `Trainer` takes, such as `callbacks`.
+
+    Raises:
+        TypeError: The model is no CLIP with both towers, or `args` are others.
+
+    Example:
+        >>> trainer = CLIPTrainer(model, processor, CLIPTrainingArguments("tuned"), train_dataset=train)
+        >>> trainer.train()
+    """
+
+    args: CLIPTrainingArguments
+    optimizer: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module,
+        processor: Any,
+        args: CLIPTrainingArguments,
+        *,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict | None = None,
+        watch: Mapping[str, ZeroShotSet] | None = None,
+        strict: bool = False,
+        **kwargs: Any,
+    ):
+        if not isinstance(args, CLIPTrainingArguments):
+            raise TypeError(
+                f"args is a {type(args).__name__}: make a CLIPTrainingArguments, it takes the same settings"
+            )
+        if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
+            raise TypeError(f"{type(model).__name__} is no CLIP with both towers: load an HFCLIPModel")
+        self._choose_parameters(model, args)
+        self.watch = dict(watch or {})
+        streams = any(isinstance(data, IterableDataset) for data in (train_dataset, eval_dataset))
+        kwargs.setdefault("data_collator", CLIPCollator(processor, strict, streams and args.world_size > 1))
+        callbacks = [_Steps(self), DataIdentity(train_dataset), *(kwargs.pop("callbacks", None) or [])]
+        super().__init__(
+            model,
+            args,
+            train_dataset=train_dataset,
+            # watched sets alone are an evaluation too
+            eval_dataset={} if eval_dataset is None and self.watch else all_captions(eval_dataset),
+            processing_class=processor,
+            compute_metrics=self._metrics,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        self.can_return_loss = True
+        self.model_accepts_loss_kwargs = False
+
+    @staticmethod
+    def _choose_parameters(model: nn.Module, args: CLIPTrainingArguments) -> None:
+        freeze_batch_norm(model, args.freeze_batch_norm)
+        if not hasattr(model, "peft_config"):
+            trainable(model, args.train, args.train_last_layers, args.train_logit_scale)
+        elif args.train != "all" or args.train_last_layers is not None:
+            raise ValueError("an adapter chooses what is trained: leave train and train_last_layers as they are")
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; True resumes from the last complete checkpoint of the output folder."""
+        check_precision(self.model)
+        if self.train_dataset is None or len_of(self.train_dataset) == 0:
+            raise DataError("the training set is empty: give at least two pairs")
+        self._check_batches()
+        if self.args.mini_batch_size is not None:
+            check_no_live_batch_norm(self.model.train())
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            check_same_data(resume_from_checkpoint, self.train_dataset)
+        with own_words(), self._closed_bars():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    @contextlib.contextmanager
+    def _closed_bars(self) -> Iterator[None]:
+        """End the line of a progress bar before the sentence of an error."""
+        try:
+            yield
+        except BaseException:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback):
+                    for bar in (callback.prediction_bar, callback.training_bar):
+                        if bar is not None:
+                            bar.close()
+            raise
+
+    def _check_batches(self) -> None:
+        """Raise DataError unless there is a batch of two pairs or more: one alone has nothing to learn from."""
+        count = len_of(self.train_dataset)
+        wanted = self.args.train_batch_size * self.args.world_size
+        if count is None:
+            return
+        if min(count, wanted) < 2:
+            raise DataError(
+                f"a batch has {min(count, wanted)} pair, and the loss compares pairs: give more data, or a larger "
+                "per_device_train_batch_size"
+            )
+        if self.args.dataloader_drop_last and count < wanted:
+            raise DataError(
+                f"the training set has {count} pairs, a batch takes {wanted}: choose a smaller "
+                "per_device_train_batch_size, or set dataloader_drop_last=False"
+            )
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Add the gradients of a batch, mini-batch by mini-batch if wanted, and return its loss."""
+        index = inputs.get("index")
+        size = self.args.mini_batch_size
+        if size is None or size >= len(inputs["pixel_values"]):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._cached_step(model, inputs, size)
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower the learning rate, or check "
+                f"{self._names(index)}; earlier checkpoints are intact"
+            )
+        return loss
+
+    def _cached_step(self, model: nn.Module, inputs: dict[str, Any], size: int) -> Tensor:
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        steps = self.current_gradient_accumulation_steps
+        return cached_step(
+            partial(self._encode, model),
+            self._encoded_together(model, model_inputs(inputs)),
+            lambda images, texts: self._loss(images, texts, inputs) / steps,
+            self._logit_scale,
+            mini_batch_size=size,
+            backward=self.accelerator.backward,
+            no_sync=partial(self.accelerator.no_sync, model),
+        )
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the loss over the pairs of all processes."""
+        outputs = model(**model_inputs(inputs))
+        loss = self._loss(outputs.image_embeds, outputs.text_embeds, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _encoded_together(self, model: nn.Module, inputs: Inputs) -> list[Inputs]:
+        """Part the towers; DistributedDataParallel and the like need forward, and so both at once."""
+        if model is not self.accelerator.unwrap_model(model):
+            return [inputs]
+        images = {"pixel_values": inputs["pixel_values"]}
+        return [images, {name: tensor for name, tensor in inputs.items() if name not in images}]
+
+    def _encode(self, model: nn.Module, inputs: Inputs) -> Embeds:
+        if "input_ids" in inputs and "pixel_values" in inputs:
+            return self._encode_pairs(model, inputs)
+        with self.compute_loss_context_manager():
+            if "input_ids" in inputs:
+                return None, _normalized(model.get_text_features(**inputs).pooler_output)
+            return _normalized(model.get_image_features(**inputs).pooler_output), None
+
+    def _encode_pairs(self, model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        with self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        return outputs.image_embeds, outputs.text_embeds
+
+    def _loss(self, image_embeds: Tensor, text_embeds: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        joined = self.args.duplicates == "positive"
+        return clip_loss(
+            image_embeds,
+            text_embeds,
+            self._logit_scale,
+            image_ids=inputs.get("image_ids") if joined else None,
+            text_ids=inputs.get("text_ids") if joined else None,
+            valid=inputs.get("valid"),
+            gather=self.args.global_negatives and self.model.training,
+        )
+
+    @property
+    def _logit_scale(self) -> nn.Parameter:
+        return self.accelerator.unwrap_model(self.model).logit_scale
+
+    def _names(self, index: Tensor | None) -> str:
+        rows = getattr(self.train_dataset, "rows", None)
+        if rows is None or index is None:
+            return "the data"
+        return listing([rows[int(place)].name for place in index if place >= 0], 8)
+
+    # --- optimizer ----------------------------------------------------------------------------------------------------
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Name all parameters but gains, biases, scales, class and position embeddings."""
+        spared = undecayed(model)
+        return [name for name, _ in model.named_parameters() if name not in spared]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer, with a learning rate for each layer if wanted."""
+        args = self.args
+        if self.optimizer is None and (args.image_layer_decay or args.text_layer_decay):
+            model = self.model if model is None else model
+            cls, options = self.get_optimizer_cls_and_kwargs(args, model)
+            groups = param_groups(
+                model, args.learning_rate, args.weight_decay, args.image_layer_decay, args.text_layer_decay
+            )
+            self.optimizer = cls(groups, **options)
+        return super().create_optimizer(model)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Load the whole evaluation set with all captions: `dataloader_drop_last` is for training."""
+        with self._keeping_last():
+            return super().get_eval_dataloader(all_captions(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Load the whole data set."""
+        with self._keeping_last():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _keeping_last(self) -> Iterator[None]:
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure loss and recall over the whole evaluation set, and the accuracy of watched sets.
+
+        Of an image with several captions, each of them counts as found.
+        """
+        with own_words():
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if metric_key_prefix == "eval" and self.watch:
+            watched = self._watched(metric_key_prefix)
+            self.log(watched)
+            metrics |= watched
+        return metrics
+
+    def _watched(self, prefix: str) -> dict[str, float]:
+        model = self.accelerator.unwrap_model(self.model).eval()
+        return {
+            f"{prefix}_{name}_acc1": watched.accuracy(model, self.processing_class)
+            for name, watched in self.watch.items()
+        }
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[None, tuple[Tensor, Tensor], Tensor]:
+        """Return the embeddings of a batch, and the numbers of its pairs; the loss needs all pairs."""
+        inputs = self._prepare_inputs(inputs)
+        ids, image_of = inputs["image_ids"].unique(return_inverse=True)
+        first = firsts(image_of, len(ids))  # an image with several captions is encoded once
+        with torch.no_grad():
+            images, texts = self._encode_pairs(
+                model, model_inputs({**inputs, "pixel_values": inputs["pixel_values"][first]})
+            )
+        images = images[image_of]
+        numbers = torch.stack([inputs["image_ids"], inputs["text_ids"], inputs["valid"].long()], 1)
+        return None, (images.float(), texts.float()), numbers
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        images, texts = (torch.from_numpy(np.asarray(rows)) for rows in prediction.predictions)
+        image_ids, text_ids, valid = torch.from_numpy(np.asarray(prediction.label_ids)).T
+        keep = valid.bool()
+        scale = self._logit_scale.detach().float().cpu()
+        return pair_metrics(images[keep], texts[keep], scale, image_ids[keep], text_ids[keep])
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with writing(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), self.args.output_dir):
+            super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model and its processor; a write that fails leaves what was there."""
+        output = output_dir or self.args.output_dir
+        with contextlib.nullcontext() if _internal_call else writing(output, output):
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        output = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save:
+            return super()._save(str(output), state_dict)
+        output.mkdir(parents=True, exist_ok=True)
+        with whole_files(output) as work:
+            super()._save(str(work), state_dict)
+
+
+class _Steps(TrainerCallback):
+    """Keep the scale in its bounds, stop at gradients that are no numbers, and tell the data set the epoch."""
+
+    def __init__(self, trainer: CLIPTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: CLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if hasattr(self.trainer.train_dataset, "set_epoch"):
+            self.trainer.train_dataset.set_epoch(int(state.epoch or 0))
+
+    def on_pre_optimizer_step(
+        self, args: CLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.accelerator.scaler is not None:
+            return  # it looks itself, and leaves such a step out
+        gradients = [parameter.grad for _, parameter in trained(self.trainer.model) if parameter.grad is not None]
+        if gradients and not torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()):
+            raise NonFiniteLossError(
+                f"the gradient of step {state.global_step + 1} is no finite number: lower the learning rate; earlier "
+                "checkpoints are intact"
+            )
+
+    def on_optimizer_step(
+        self, args: CLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        clamp_logit_scale(self.trainer.accelerator.unwrap_model(self.trainer.model), args.max_logit_scale)
+
+
+def model_inputs(inputs: Mapping[str, Any]) -> Inputs:
+    """Select what a model's forward takes."""
+    return {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
+
+
+def _normalized(embeds: Tensor) -> Tensor:
+    """Normalize, in float32 at least, as accelerate makes of the outputs of forward."""
+    return normalize(embeds.to(torch.promote_types(embeds.dtype, torch.float32)))
+
+
+def all_captions(data: Any) -> Any:
+    """Pair each caption of evaluation data with its image; one drawn at random would not do."""
+    if isinstance(data, dict):
+        return {name: all_captions(part) for name, part in data.items()}
+    return data.every_caption() if isinstance(data, PairDataset) else data
+
+
+def len_of(data: Any) -> int | None:
+    """Return the number of rows, None for a stream."""
+    return len(data) if hasattr(data, "__len__") else None
+
+
+__all__ = ["CLIPTrainer", "NonFiniteLossError"]

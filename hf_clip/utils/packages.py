@@ -1,0 +1,16 @@
+"""Optional packages, each behind an extra of this one."""
+
+from importlib.util import find_spec
+
+
+class MissingPackageError(ImportError):
+    """Raised where an optional package is needed and not installed."""
+
+
+def require(package: str, extra: str, purpose: str) -> None:
+    """Raise MissingPackageError, which names the extra to install, unless `package` can be imported."""
+    if find_spec(package) is None:
+        raise MissingPackageError(f'{purpose} needs {package}: pip install "hf_clip[{extra}]"', name=package)
+
+
+__all__ = ["MissingPackageError", "require"]

@@ -1,0 +1,76 @@
+"""Files and folders at a path or an address such as s3://bucket/folder, through fsspec."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .files import replacing
+from .packages import MissingPackageError
+
+
+class Place(NamedTuple):
+    """A path on a file system of fsspec."""
+
+    fs: Any
+    path: str
+    protocol: str = "file"
+
+    @property
+    def is_local(self) -> bool:
+        return self.protocol == "file"
+
+    def __truediv__(self, name: str) -> "Place":
+        return self._replace(path=f"{self.path.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else f"{self.protocol}://{self.path.lstrip('/')}"
+
+
+def place_at(address: str) -> Place:
+    """Return the place that a path or an address stands for.
+
+    Raises:
+        MissingPackageError: The package for this kind of address is not installed.
+        ValueError: The kind of address is not known.
+    """
+    from fsspec.core import url_to_fs
+
+    protocol = address.partition("://")[0] if "://" in address else "file"
+    try:
+        fs, path = url_to_fs(address)
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{address} needs another package: pip install "hf_clip[remote]" ({error})'
+        ) from error
+    return Place(fs, path, protocol)
+
+
+@contextmanager
+def reaching(place: Place) -> Iterator[None]:
+    """Raise ConnectionError in place of what a client of an object store raises, such as for missing credentials."""
+    try:
+        yield
+    except Exception as error:
+        if place.is_local or (isinstance(error, OSError | ValueError) and not isinstance(error, PermissionError)):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConnectionError(f"can't reach {place} ({reason}): check its address and your credentials") from error
+
+
+@contextmanager
+def writing(place: Place) -> Iterator[Any]:
+    """Open a file to write; it takes the place's name when the block ends, and leaves nothing if the block fails."""
+    if place.is_local:
+        path = Path(place.path)
+        with replacing(path, f"{os.getpid()}.new") as work, work.open("wb") as file:
+            yield file
+    else:
+        buffer = io.BytesIO()  # closing a remote file would publish what is there
+        yield buffer
+        place.fs.pipe_file(place.path, buffer.getvalue())
+
+
+__all__ = ["Place", "place_at", "reaching", "writing"]

@@ -1,0 +1,106 @@
+"""The app's answers without a page; tests/integrations/test_app.py asks them of a server."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.commands import run
+from support.image_corpus import random_image
+from support.plain import load
+
+import hf_clip
+from hf_clip.app import answers
+from hf_clip.app.answers import AppError, classify, locate
+from hf_clip.search.index import ImageIndex
+
+
+@pytest.fixture
+def clip(repositories, family):
+    return load(repositories[family])
+
+
+@pytest.fixture
+def upload(tmp_path):
+    random_image("RGB", 70, 40, np.random.default_rng(0)).save(tmp_path / "upload.png")
+    return str(tmp_path / "upload.png")
+
+
+def test_classify_gives_the_classifier_s_scores(any_clip, upload):
+    clip = any_clip
+    found = classify(clip.model, clip.processor, upload, " a cat\n\na dog\na cat\nbird\n", "{}\nmy {}\n", 2.0)
+    [expected] = hf_clip.ZeroShotClassifier(clip.model, clip.processor, ["a cat", "a dog", "bird"], ["{}", "my {}"])(
+        upload, top_k=2
+    )
+    assert found == {each["label"]: each["score"] for each in expected}
+
+
+def test_locate_gives_the_maps_of_a_picture_that_fits_the_page(any_clip, upload, monkeypatch):
+    clip = any_clip
+    image, texts, maps = locate(clip.model, clip.processor, upload, "a cat\na dog", "dense", True)
+    expected = hf_clip.where(clip.model, clip.processor, upload, texts, whole=True)
+    assert texts == ["a cat", "a dog"]
+    assert torch.equal(maps, expected)
+    monkeypatch.setattr(answers, "MAX_SIDE", 35)
+    image, _, maps = locate(clip.model, clip.processor, upload, "a cat", "dense", True)
+    assert image.size == (35, 20)
+    assert maps.shape == (1, 20, 35)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("absent.png", None, "no image that can be read"),
+        ("text.png", b"no image", "no image that can be read"),
+        ("page.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image that can be read"),
+        ("cut.png", "cut", "no image that can be read"),
+        ("large.png", (8_000, 8_000), "the image has 64,000,000 pixels, at most 40,000,000 are read: make it smaller"),
+        ("larger.png", (20_000, 20_000), "the image has over 40,000,000 pixels: make it smaller"),
+    ],
+)
+def test_uploads_are_refused_without_naming_files_of_the_server(name, content, problem, tmp_path, upload):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "cut":
+        path.write_bytes(open(upload, "rb").read()[:900])  # noqa: SIM115
+    elif content:
+        Image.new("1", content).save(path)
+    with pytest.raises(AppError, match=problem) as refused:
+        answers.read_upload(path)
+    assert str(tmp_path) not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [("", "there are no labels"), ("\n".join(map(str, range(1001))), "there are 1,001 labels, at most 1,000")],
+)
+def test_labels_are_counted(clip, upload, labels, problem):
+    with pytest.raises(AppError, match=problem):
+        classify(clip.model, clip.processor, upload, labels, "", 5)
+    with pytest.raises(AppError, match="there is no image: upload one"):
+        classify(clip.model, clip.processor, None, "a cat", "", 5)
+
+
+def test_the_command_names_what_to_install(repositories, capsys, monkeypatch):
+    monkeypatch.setattr("hf_clip.utils.packages.find_spec", lambda name: None)
+    assert run("app", "--model", repositories["tiny ViT"]) == 1
+    assert 'the app needs gradio: pip install "hf_clip[app]"' in capsys.readouterr().err
+
+
+def test_find_gives_the_index_s_images(clip, tmp_path, upload):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(6):
+        random_image("RGB", 40, 30 + seed, np.random.default_rng(seed)).save(photos / f"{seed}.png")
+    embeddings = tmp_path / "out.safetensors"
+    assert run("embed", photos, "--output", embeddings, "--model", clip.folder) == 0
+    index = ImageIndex.build(embeddings, tmp_path / "index", clip.model, clip.processor, folder=photos)
+    (photos / "5.png").unlink()
+    found = answers.find(index, upload, "a cat\n\na dog\n", 6)
+    expected = index.search(["a cat", "a dog"], image=[answers.read_upload(upload)], k=6)
+    assert [caption for _, caption in found] == [f"{hit['score']:.3f} {hit['path']}" for hit in expected]
+    for thumbnail, caption in found:
+        assert (thumbnail.size == (256, 256)) == caption.endswith("5.png")
+    with pytest.raises(AppError, match="nothing to search for"):
+        answers.find(index, None, " ", 3)
+    assert len(answers.find(index, None, "a cat", 2)) == 2

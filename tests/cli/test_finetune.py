@@ -1,0 +1,131 @@
+"""`hf-clip finetune` and `hf-clip merge`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.commands import run
+from support.data_sets import captions, class_folders, files, pairs_tar, write_csv
+from transformers import AutoModel
+
+from hf_clip import HFCLIPProcessor
+from hf_clip.cli.merge import parse_sweep
+
+pytestmark = pytest.mark.training
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return class_folders(tmp_path / "folder", each=4)
+
+
+@pytest.fixture
+def model(repositories: dict[str, Path]) -> Path:
+    return repositories["tiny ViT"]
+
+
+QUICK = ("--epochs", "1", "--batch-size", "4", "--workers", "0")
+
+
+@pytest.mark.slow
+def test_every_layout_of_the_data_gives_the_same_weights(folder: Path, model: Path, tmp_path: Path):
+    layouts = {
+        "csv": write_csv(folder / "pairs.csv", captions(folder)),
+        "tar": pairs_tar(tmp_path / "pairs.tar", folder),
+        "metadata": write_csv(folder / "metadata.csv", captions(folder)).parent,
+    }
+    found = []
+    for name, data in layouts.items():
+        assert run("finetune", data, "--model", model, "--output", tmp_path / name, *QUICK) == 0
+        found.append(load_file(tmp_path / name / "model.safetensors"))
+    for weights in found[1:]:
+        assert all(torch.equal(tensor, found[0][name]) for name, tensor in weights.items())
+
+
+def test_labels_are_trained_and_measured(folder: Path, model: Path, tmp_path: Path, capsys):
+    output = tmp_path / "tuned"
+    options = ("--eval", folder, "--watch", f"same={folder}", "--templates", "a picture of a {}")
+    assert run("finetune", folder, "--model", model, "--output", output, *options, *QUICK) == 0
+    assert "| same_acc1 | " in capsys.readouterr().out
+    report = json.loads((output / "training.json").read_text())
+    assert report["before"].keys() == report["after"].keys() == {"data_acc1", "same_acc1"}
+    assert (output / "training.png").stat().st_size > 1000
+    assert f"{model.name}, fine-tuned on {folder.name} with" in (output / "README.md").read_text()
+    assert type(AutoModel.from_pretrained(output)).__name__ == "HFCLIPModel"
+
+
+def test_a_finished_output_is_not_replaced_unless_forced(folder: Path, model: Path, tmp_path: Path, capsys):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "mine.txt").touch()
+    assert run("finetune", folder, "--model", model, "--output", tmp_path / "tuned", *QUICK) == 1
+    assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--resume",), "no complete checkpoint to resume from"),
+        (("--watch", "nowhere"), "there is no nowhere"),
+        (("--templates", "a photo"), "lacks {}"),
+        (("--watch", "{csv}"), "images without a label"),
+    ],
+)
+def test_bad_options_end_in_one_sentence(folder: Path, model: Path, tmp_path: Path, capsys, options, message: str):
+    csv = write_csv(folder / "pairs.csv", captions(folder))
+    options = [option.replace("{csv}", str(csv)) for option in options]
+    assert run("finetune", folder, "--model", model, "--output", tmp_path / "tuned", *QUICK, *options) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+@pytest.mark.slow
+def test_an_unreadable_image_is_named(folder: Path, model: Path, tmp_path: Path, capsys, caplog):
+    files(folder)[2].write_bytes(b"no image")
+    arguments = ("finetune", folder, "--model", model, "--output", tmp_path / "tuned", *QUICK)
+    assert run(*arguments) == 0
+    assert run(*arguments, "--force", "--strict") == 1
+    assert "2.png" in capsys.readouterr().err
+
+
+@pytest.fixture
+def tuned(model: Path, tmp_path: Path) -> Path:
+    changed = AutoModel.from_pretrained(model)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter += 0.01
+    changed.save_pretrained(tmp_path / "tuned")
+    HFCLIPProcessor.from_pretrained(model).save_pretrained(tmp_path / "tuned")
+    return tmp_path / "tuned"
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 1])
+def test_merging_goes_from_end_to_end(model: Path, tuned: Path, tmp_path: Path, alpha: float):
+    assert run("merge", model, tuned, "--output", tmp_path / "merged", "--alpha", alpha) == 0
+    first, last, merged = (AutoModel.from_pretrained(path).state_dict() for path in (model, tuned, tmp_path / "merged"))
+    for name, tensor in merged.items():
+        if alpha in (0, 1):
+            assert torch.equal(tensor, (first, last)[alpha][name])
+        else:
+            torch.testing.assert_close(tensor, (first[name] + last[name]) / 2)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.slow
+def test_a_sweep_writes_the_best(model: Path, tuned: Path, folder: Path, tmp_path: Path, capsys, labels: bool):
+    data = folder if labels else write_csv(folder / "pairs.csv", captions(folder))
+    assert run("merge", model, tuned, "--output", tmp_path / "merged", "--sweep", "0:1:0.5", "--eval", data) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = {line.split()[1].strip(":"): float(line.split()[3].strip(",")) for line in lines[:3]}
+    assert lines[-1].endswith(f"alpha {max(scores, key=scores.get)}")
+
+
+def test_a_sweep_needs_data_and_numbers(model: Path, tuned: Path, tmp_path: Path, capsys):
+    assert run("merge", model, tuned, "--output", tmp_path / "merged", "--sweep", "0:1:0.1") == 1
+    assert "--sweep with --eval" in capsys.readouterr().err
+    assert parse_sweep("0:1:0.1") == [round(n / 10, 1) for n in range(11)]
+    for wrong in ("0:1", "1:0:0.1", "0:2:0.1", "0:1:0", "a:b:c"):
+        with pytest.raises(ValueError, match="--sweep is"):
+            parse_sweep(wrong)

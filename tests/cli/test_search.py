@@ -1,0 +1,105 @@
+"""`hf-clip index`, `search` and `duplicates`."""
+
+import json
+import shutil
+
+import pytest
+from support.commands import run
+from support.originals import FAMILIES
+
+from hf_clip.cli import common, search
+
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def index(embed, photos, tmp_path):
+    """Index the photos, one of them twice."""
+    shutil.copy(photos / "0.png", photos / "copy.png")
+    embed()
+    assert run("index", tmp_path / "out.npy", "-o", tmp_path / "i", "--folder", photos) == 0
+    return tmp_path / "i"
+
+
+def test_a_text_query_loads_only_the_text_tower(index, capsys, monkeypatch):
+    monkeypatch.setattr(common, "load", None)
+    capsys.readouterr()
+    assert run("search", index, "a red car", "-k", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert [float(line.split()[0]) for line in lines] == sorted(
+        (float(line.split()[0]) for line in lines), reverse=True
+    )
+
+
+def test_json_and_sheets_show_the_same_images(index, photos, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    capsys.readouterr()
+    arguments = ["search", index, "--image", f"{photos / '0.png'}^2", "--minus", "snow^0.1", "-k", 2, "--json"]
+    assert run(*arguments, "--html", tmp_path / "s.html", "--plot", tmp_path / "s.png") == 0
+    hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [hit["path"] for hit in hits] == ["0.png", "copy.png"]
+    page = (tmp_path / "s.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "copy.png" in page
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_conditions_select_images(index, capsys):
+    capsys.readouterr()
+    assert run("search", index, "x", "--where", "path<b", "--json") == 0
+    assert [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()] == ["0.png"]
+    assert run("search", index, "x", "--where", "path=nowhere") == 0
+    assert "no image meets the conditions" in capsys.readouterr().err
+
+
+def test_duplicates_are_listed_once(index, capsys):
+    capsys.readouterr()
+    assert run("duplicates", index, "--threshold", "0.9999", "--json") == 0
+    out, err = capsys.readouterr()
+    group = json.loads(out)
+    assert (group["path"], [other["path"] for other in group["duplicates"]]) == ("0.png", ["copy.png"])
+    assert err == "1 of 8 images repeat one of 1\n"
+
+
+def test_an_hnsw_index_tells_its_recall(index, tmp_path, capsys):
+    pytest.importorskip("usearch")
+    (tmp_path / "queries.txt").write_text("a cat\na dog\n")
+    arguments = ["index", tmp_path / "out.npy", "-o", tmp_path / "h", "--kind", "hnsw"]
+    assert run(*arguments, "--queries", tmp_path / "queries.txt") == 0
+    out = capsys.readouterr().out
+    assert "recall of the 10 nearest: 100.0% on 2 texts, 32 candidates each" in out
+    assert run(*arguments) == 0
+    assert "8 images, 0 of them new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "i"], "there is nothing to search for: give a text or --image"),
+        (["search", "nowhere", "x"], "there is no index at nowhere"),
+        (["search", "i", "x", "--where", "2020"], "'2020' is no condition"),
+        (["search", "i", "x", "--html", "no/s.html"], "can't write no/s.html: there is no folder no"),
+        (["index", "out.npy", "-o", "photos"], "photos exists and is no index: choose another output"),
+        (["index", "out.npy", "-o", "new", "--queries", "none.txt"], "there is no file none.txt"),
+        (["duplicates", "nowhere"], "there is no index at nowhere"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(arguments, message, index, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert run(*arguments) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_another_model_is_refused(index, repositories, capsys):
+    assert run("search", index, "x", "--model", repositories[FAMILIES[1]]) == 1
+    assert "made with another model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [("a dog^2", ("a dog", 2.0)), ("a^b", ("a^b", 1.0)), ("10:30", ("10:30", 1.0)), ("x.jpg^-0.5", ("x.jpg", -0.5))],
+)
+def test_weights_follow_a_caret(text, pair):
+    assert search.weighted([text]) == [pair]

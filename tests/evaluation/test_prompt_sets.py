@@ -1,0 +1,71 @@
+import hashlib
+
+import pytest
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+
+from hf_clip.evaluation.prompt_sets import OTHER_NAMES, PACKAGED, _packaged, prompts
+
+SHA256 = "cca209f23b25debf3d707c058d9083a63cb7ede158ffe0a8188adcd099fbb3ff"
+COUNTS = {"imagenet1k": (1000, 80), "caltech101": (102, 34), "country211": (211, 5), "gtsrb": (43, 3)}
+MARKDOWN = """# Prompts
+## Faces
+```bash
+classes = [
+    ['happy', 'smiling'],
+    "it's sad",
+]
+
+templates = [
+    'a {} face.',
+]
+```
+
+## Birds
+```bash
+classes = [
+    'Acorn Woodpecker',
+]
+
+templates = [
+    'a {}, a type of bird.',
+]
+```
+"""
+
+
+def test_packaged_prompts_are_pinned():
+    assert hashlib.sha256(PACKAGED.read_bytes()).hexdigest() == SHA256
+    assert {name: tuple(map(len, prompts(name))) for name in COUNTS} == COUNTS
+    assert len(_packaged()) == 32
+    for name, (_, templates) in _packaged().items():
+        assert all(template.format("x") != template for template in templates), name
+        assert all(template.count("{}") == 1 for template in templates), name
+
+
+def test_imagenet_is_that_of_open_clip():
+    labels, templates = prompts("imagenet1k")
+    assert labels == list(IMAGENET_CLASSNAMES)
+    assert templates == [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    assert prompts("vtab/dtd") == prompts("dtd")
+    for theirs, other in OTHER_NAMES.items():
+        assert prompts(theirs) == prompts(other)
+    assert prompts("imagenet-a") == ([], templates)  # 200 classes, which come with the data
+
+
+def test_the_markdown_of_openai_is_read(tmp_path):
+    file = tmp_path / "prompts.md"
+    file.write_text(MARKDOWN)
+    assert prompts("Faces", file) == ([["happy", "smiling"], "it's sad"], ["a {} face."])
+    assert prompts("Birds", file).labels == ["Acorn Woodpecker"]
+
+
+def test_bad_input_is_refused_by_name(tmp_path):
+    (tmp_path / "prompts.md").write_text(MARKDOWN)
+    with pytest.raises(ValueError, match=r"prompts.md has no prompts for 'Fish': choose from Birds, Faces"):
+        prompts("Fish", tmp_path / "prompts.md")
+    with pytest.raises(ValueError, match="there are no prompts for 'birdsnap': read them from OpenAI's"):
+        prompts("birdsnap")
+    for text, message in (("hello", "no headings"), ("## A\nclasses = [\n]\n", "no lists `classes`")):
+        (tmp_path / "x.md").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            prompts("A", tmp_path / "x.md")

@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hf_clip import HFCLIPModel, HFCLIPRuntimeModel, ZeroShotClassifier
+from hf_clip.embedding.loading import load_clip, load_text_tower
+from hf_clip.runtime import model as runtime
+from hf_clip.runtime.manifest import MANIFEST, Manifest, is_exported, read_manifest
+
+
+@pytest.fixture
+def clip(repositories, family) -> HFCLIPModel:
+    return HFCLIPModel.from_pretrained(repositories[family]).eval()
+
+
+@pytest.fixture
+def folder(clip, tmp_path, monkeypatch):
+    """An exported folder whose graphs are the model itself."""
+    graphs = {"vision": {"fp32": "vision.onnx", "q8": "v.onnx"}, "text": {"fp32": "text.onnx", "q8": "t.onnx"}}
+    manifest = Manifest(
+        "onnx", "transformers.js", graphs, ".", ".", clip.logit_scale.item(), "x", clip.config.to_dict()
+    )
+    manifest.write(tmp_path)
+    for files in graphs.values():
+        for file in files.values():
+            (tmp_path / file).touch()
+
+    @torch.no_grad()
+    def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        ((name, array),) = inputs.items()
+        encode = clip.encode_image if name == "pixel_values" else clip.encode_text
+        return encode(torch.from_numpy(array)).numpy()
+
+    monkeypatch.setitem(runtime.OPEN, "onnx", lambda file, device: run)
+    return tmp_path
+
+
+def test_the_methods_give_what_the_model_gives(folder, clip):
+    exported = HFCLIPRuntimeModel(folder)
+    size = clip.config.vision_config.image_size
+    pixels, ids = torch.randn(2, 3, size, size), torch.tensor([[49406, 320, 49407], [49406, 49407, 0]])
+    with torch.no_grad():
+        expected = clip(input_ids=ids, pixel_values=pixels)
+        torch.testing.assert_close(exported.get_image_features(pixels).pooler_output, clip.encode_image(pixels))
+        torch.testing.assert_close(exported.get_text_features(ids).pooler_output, clip.encode_text(ids))
+    actual = exported(ids, pixels)
+    for name in ("logits_per_image", "logits_per_text", "image_embeds", "text_embeds"):
+        torch.testing.assert_close(actual[name], expected[name])
+
+
+def test_the_first_precision_is_taken_unless_one_is_asked_for(folder):
+    assert HFCLIPRuntimeModel(folder).precision == "fp32"
+    assert HFCLIPRuntimeModel(folder, "q8").precision == "q8"
+    with pytest.raises(ValueError, match=r"has no fp16, it holds fp32, q8: export again"):
+        HFCLIPRuntimeModel(folder, "fp16")
+
+
+def test_a_dtype_picks_the_precision(folder, repositories, family, monkeypatch):
+    monkeypatch.setattr(runtime, "load_processor", lambda _: None)
+    for dtype, precision in ((None, "fp32"), (torch.float32, "fp32"), (torch.int8, "q8")):
+        assert load_clip(folder, dtype=dtype)[0].precision == precision
+    with pytest.raises(ValueError, match=r"cannot compute in torch\.bfloat16: choose float16, int8, or none"):
+        load_clip(folder, dtype=torch.bfloat16)
+    for load in (load_clip, load_text_tower):
+        with pytest.raises(ValueError, match="export it with --precision q8"):
+            load(repositories[family], dtype=torch.int8)
+
+
+def test_a_mask_is_refused(folder):
+    with pytest.raises(ValueError, match="attention_mask is not an input"):
+        HFCLIPRuntimeModel(folder).encode_text(torch.tensor([[1]]), torch.tensor([[1]]))
+
+
+def test_a_classifier_takes_it(folder, repositories, family):
+    _, processor = load_clip(repositories[family])
+    assert len(ZeroShotClassifier(HFCLIPRuntimeModel(folder), processor, ["a", "b"]).class_embeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"graphs": {"joint": {"fp32": "model.onnx"}}}, "neither a vision nor a text graph"),
+        ({"layout": "immich"}, "for Immich alone"),
+        ({"graphs": {"vision": {"fp32": "gone.onnx"}}}, r"gone\.onnx is missing"),
+        ({"format": "other"}, "not a manifest that this hf_clip reads"),
+        ({"surplus": 1}, "not a manifest that this hf_clip reads"),
+    ],
+)
+def test_a_folder_that_cannot_be_run_says_why(folder, change, message):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ValueError, match=message):
+        load_clip(folder)
+
+
+def test_a_part_that_was_not_exported_is_named(folder):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["graphs"]["text"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="has no text graph"):
+        HFCLIPRuntimeModel(folder).encode_text(torch.tensor([[1]]))
+
+
+def test_only_exported_folders_have_a_manifest(folder, repositories, family):
+    assert is_exported(folder)
+    assert not is_exported(repositories[family])
+    assert read_manifest(folder).runtime == "onnx"

@@ -1,0 +1,100 @@
+"""README.md and docs/: their code runs, their commands work, their links lead somewhere."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.commands import run
+from support.data_sets import captions, class_folders, write_csv
+from support.pages import PAGES, ROOT, blocks, with_paths
+
+from hf_clip.openai.convert import Layout, convert
+
+MAX_README_LINES = 130
+# their code needs the extra `integrations`
+INTEGRATIONS = ("export",)
+
+
+@pytest.fixture(scope="module")
+def folders(archives: dict[str, Path], repositories: dict[str, Path], tmp_path_factory) -> dict[str, Path]:
+    """What the names in the pages stand for."""
+    stock = tmp_path_factory.mktemp("docs") / "stock"
+    convert(str(archives["tiny ViT"]), stock, Layout.transformers, report=lambda _: None)
+    return {
+        "RN50": archives["tiny ResNet"],
+        "ViT-B/32": archives["tiny ViT"],
+        "clip-rn50": repositories["tiny ResNet"],
+        "clip-vit-base-patch32": repositories["tiny ViT"],
+        "openai/clip-vit-base-patch32": stock,
+    }
+
+
+@pytest.fixture
+def desk(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with the photos and models that the pages speak of."""
+    monkeypatch.chdir(tmp_path)
+    photos = [Path("photo.jpg"), Path("photos/one.jpg"), Path("photos/two.jpg")]
+    Path("photos").mkdir()
+    for angle, path in enumerate(photos):
+        Image.radial_gradient("L").rotate(90 * angle).resize((97, 65)).convert("RGB").save(path)
+    for name in ("animals", "more-animals", "objects"):
+        write_csv(class_folders(Path(name)) / "pairs.csv", captions(Path(name)))
+    for name in ("clip-rn50", "clip-vit-base-patch32"):
+        shutil.copytree(folders[name], name)
+    return tmp_path
+
+
+def run_commands(text: str, folders: dict[str, Path]) -> None:
+    """Run each `hf-clip` line; other programs are not this page's to test."""
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] != ["hf-clip"]:
+            continue
+        names = {name: str(folders[name]) for name in ("RN50", "ViT-B/32")}
+        words = [names.get(word, word) for word in words[1:]]
+        if words[0] == "convert":
+            words.append("--force")
+        if "--original" in words:
+            words.append("--trust-original")
+        assert run(*words) == 0, line
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, id=page.stem, marks=pytest.mark.integration if page.stem in INTEGRATIONS else pytest.mark.slow
+        )
+        for page in PAGES
+    ],
+)
+def test_blocks_run_from_top_to_bottom(page: Path, desk: Path, folders: dict[str, Path]):
+    namespace = {}
+    for language, text in blocks(page, "python", "bash"):
+        if language == "bash":
+            run_commands(text, folders)
+        else:
+            exec(with_paths(text, folders), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        other = page.parent / path if path else page
+        assert other.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+def test_readme_is_short_and_names_every_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_README_LINES
+    assert set(re.findall(r"\((docs/[\w.]+)\)", text)) == {f"docs/{page.name}" for page in PAGES[1:]}

@@ -1,0 +1,24 @@
+"""What a training leaves beside the weights."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_clip.training.report import write_card
+
+REPORT = {"before": {"loss": 2.0}, "after": {"loss": 1.5}, "settings": {"learning_rate": 1e-5}}
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_card_says_what_was_done(tmp_path: Path, local: bool):
+    """A folder is no base_model that the Hub knows."""
+    (tmp_path / "clip-rn50").mkdir()
+    base = str(tmp_path / "clip-rn50") if local else "hf-clip/clip-rn50"
+    write_card(tmp_path, base, "photos", REPORT)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == (None if local else base)
+    assert f"{'clip-rn50' if local else base}, fine-tuned on photos" in card.text
+    assert str(tmp_path) not in card.text
+    assert "| loss | 2 | 1.5 | -0.5 |" in card.text
+    assert "| learning_rate | 1e-05 |" in card.text
