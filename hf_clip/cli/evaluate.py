@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..utils.packages import require
+from ..utils.text import listing
 from . import common
 from .classify import check_plot, read_labels, read_templates
 from .common import STOPPED, CommandError
@@ -80,13 +81,14 @@ def zero_shot(
     names = None if labels is None else read_labels(labels)
     texts = None if templates is None else read_templates(templates)
     check_files(output, plot, model)
-    from ..evaluation import tasks
-    from ..evaluation.prompt_sets import prompts as known_prompts
+    from ..evaluation import prompt_sets, tasks
 
     rows = tasks.as_rows(data)
     if prompts is not None:
-        known = known_prompts(prompts)
-        texts, names = known.templates, names or (known.labels if len(known.labels) == len(rows.labels) else None)
+        texts, names = prompt_sets.prompts(prompts).templates, names or prompt_sets.names_for(rows.labels, prompts)
+        if names is not None and list(names) != list(rows.labels):
+            pairs = [f"{own} is {label}" for own, label in zip(rows.labels, names, strict=False)]
+            typer.echo(f"class names of {prompts}: {listing(pairs, 3)}", err=True)
     options: dict[str, Any] = {"dataset": name_of(data), "batch_size": batch_size, "workers": workers, "store": store}
 
     def measure(loaded: Any, processor: Any) -> "Result":

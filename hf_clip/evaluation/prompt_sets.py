@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ OTHER_NAMES = {
 class Prompts(NamedTuple):
     """Class names, each one text or several synonyms, and templates with `{}` for the name.
 
-    `labels` is empty where names and their order belong to a copy of the data set: its classnames.txt has them.
+    `labels` is empty where nothing is packaged but templates.
     """
 
     labels: list[Any]
@@ -45,7 +46,7 @@ def prompts(name: str, file: str | os.PathLike[str] | None = None) -> Prompts:
         file: OpenAI's `data/prompts.md`, for its data sets and synonyms; the packaged prompts unless given.
 
     Returns:
-        Class names, empty where the data set itself brings them, and templates.
+        Class names in the order of the published data set, empty where only templates are packaged, and templates.
 
     Raises:
         ValueError: There is no such data set, or `file` is not in the layout of `data/prompts.md`.
@@ -73,6 +74,40 @@ def prompts(name: str, file: str | os.PathLike[str] | None = None) -> Prompts:
     return Prompts(list(labels) if key == own else [], list(templates))
 
 
+def names_for(own: Sequence[str], name: str) -> list[str] | None:
+    """Order the packaged class names of a data set like the classes of one's own copy of it.
+
+    Args:
+        own: Names of the copy's classes, in its order: the names of its folders, usually.
+        name: The data set, as for `prompts`.
+
+    Returns:
+        The packaged names: each in the place of the same name, whatever its capitals and separators; in the published
+        order where `own` has none of them (numbers, WordNet ids). None where their number is not that of `own`.
+
+    Raises:
+        ValueError: Some names are the same, others are not: which is which can't be told.
+    """
+    known = prompts(name).labels
+    if len(known) != len(own):
+        return None
+    places = {_plain(label): label for label in known}
+    missing = [label for label in own if _plain(label) not in places]
+    if len(missing) == len(own):
+        return known if all(re.fullmatch(r"n?\d+", label) for label in own) else None
+    found = [places[_plain(label)] for label in own if _plain(label) in places]
+    if sorted(found) != sorted(known):
+        raise ValueError(
+            f"the classes of the data are not those of {name}, {listing(missing or own, 3)} for example: give their "
+            "names, in the order of the data"
+        )
+    return found
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"[\W_]+", "", label).casefold()
+
+
 def read_prompts(path: str | os.PathLike[str]) -> dict[str, Prompts]:
     """Read OpenAI's `data/prompts.md`: a heading for each data set, then `classes` and `templates` as Python lists."""
     text = Path(path).read_text(encoding="utf-8")
@@ -94,4 +129,4 @@ def _packaged() -> dict[str, Prompts]:
     return {name: Prompts(entry["labels"], entry["templates"]) for name, entry in content.items()}
 
 
-__all__ = ["Prompts", "prompts", "read_prompts"]
+__all__ = ["Prompts", "names_for", "prompts", "read_prompts"]

@@ -83,6 +83,16 @@ def test_resume_reads_what_is_there_and_refuses_other_models(repositories, photo
     assert output.read_text() == before
 
 
+def test_prompts_name_the_classes(repositories, photos, capsys):
+    arguments = ["evaluate", "zero-shot", photos, "--model", repositories["tiny ViT"], "--prompts", "renderedsst2"]
+    assert run(*arguments) == 0
+    assert "class names" not in capsys.readouterr().err  # classes of one's own
+    for number, folder in enumerate(sorted(path for path in photos.iterdir() if path.is_dir())):
+        folder.rename(photos / str(number))
+    assert run(*arguments) == 0
+    assert "class names of renderedsst2: 0 is negative, 1 is positive" in capsys.readouterr().err
+
+
 def test_benchmark_resumes_and_compares(repositories, family, tmp_path, capsys, monkeypatch):
     labeled_wds(tmp_path)
     captioned_wds(tmp_path)

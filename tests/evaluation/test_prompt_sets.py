@@ -3,10 +3,17 @@ import hashlib
 import pytest
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
-from hf_clip.evaluation.prompt_sets import OTHER_NAMES, PACKAGED, _packaged, prompts
+from hf_clip.evaluation.prompt_sets import OTHER_NAMES, PACKAGED, _packaged, names_for, prompts
 
-SHA256 = "cca209f23b25debf3d707c058d9083a63cb7ede158ffe0a8188adcd099fbb3ff"
-COUNTS = {"imagenet1k": (1000, 80), "caltech101": (102, 34), "country211": (211, 5), "gtsrb": (43, 3)}
+SHA256 = "4a6bac47e8ad144873a6117bde46eb13bfe32167b50784047ac91a920b025244"
+COUNTS = {
+    "imagenet1k": (1000, 80),
+    "caltech101": (102, 34),
+    "cars": (196, 8),
+    "country211": (211, 5),
+    "gtsrb": (43, 3),
+    "sun397": (397, 2),
+}
 MARKDOWN = """# Prompts
 ## Faces
 ```bash
@@ -50,6 +57,33 @@ def test_imagenet_is_that_of_open_clip():
     for theirs, other in OTHER_NAMES.items():
         assert prompts(theirs) == prompts(other)
     assert prompts("imagenet-a") == ([], templates)  # 200 classes, which come with the data
+
+
+CIFAR10 = prompts("cifar10").labels
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "expected"),
+    [
+        (CIFAR10[::-1], "cifar10", CIFAR10[::-1]),
+        ([name.title() for name in CIFAR10], "cifar10", CIFAR10),
+        ([str(index) for index in range(10)], "cifar10", CIFAR10),
+        (CIFAR10[1:], "cifar10", None),
+        (list("abcdefghij"), "cifar10", None),
+        ([name.replace(" ", "_") for name in prompts("cifar100").labels], "cifar100", prompts("cifar100").labels),
+        (prompts("imagenet1k").labels, "imagenet1k", prompts("imagenet1k").labels),  # it has "missile" twice
+        ([f"n{index:08}" for index in range(1000)], "imagenet1k", prompts("imagenet1k").labels),
+        (["a", "b"], "dsprites_label_orientation", None),
+    ],
+)
+def test_names_go_where_the_data_have_them(own, name, expected):
+    assert names_for(own, name) == expected
+
+
+def test_names_that_match_in_part_are_refused():
+    for own in (["plane", *CIFAR10[1:]], [CIFAR10[1], *CIFAR10[1:]]):
+        with pytest.raises(ValueError, match=f"the classes of the data are not those of cifar10, {own[0]}"):
+            names_for(own, "cifar10")
 
 
 def test_the_markdown_of_openai_is_read(tmp_path):
