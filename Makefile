@@ -26,7 +26,9 @@ test-lowest: $(READY) $(VENV)/lowest  ## small models with the lowest transforme
 	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not integration"
 
 test-integrations: $(INTEGRATIONS)/.ready  ## with peft, torchao, onnx, datasets and others; a skip is a failure
-	$(INTEGRATIONS)/bin/python -m pytest -n 2 -m integration --no-skips
+	@# a process for each file: some of these packages are not made to share one, and it ends by a signal
+	grep -rl --include="test_*.py" "mark.integration" tests | sort | xargs -P 2 -n 1 \
+		$(INTEGRATIONS)/bin/python -m pytest --no-header -m integration --no-skips
 
 lint: $(READY)  ## style, spelling, types
 	$(BIN)/ruff check .

@@ -36,7 +36,7 @@ class Section(str, Enum):
 
 def main(
     sections: Annotated[list[Section] | None, typer.Argument(help="All of them unless named.")] = None,
-    models: Annotated[str, typer.Option(help="Architectures for `encode`.")] = ",".join(IMAGE_MODELS),
+    models: Annotated[str, typer.Option(help="Architectures for `encode` and `training`.")] = ",".join(IMAGE_MODELS),
     batches: Annotated[str, typer.Option(help="Batch sizes for `encode`.")] = ",".join(map(str, BATCHES)),
     rounds: Annotated[int, typer.Option(help="Turns that each peer gets; medians are reported.")] = 5,
     compiled: Annotated[bool, typer.Option(help="Rows under torch.compile, which takes minutes to compile.")] = True,
@@ -65,7 +65,7 @@ def main(
         Section.evaluation: evaluation.measure,
         Section.scale: lambda: scale.measure(rounds),
         Section.search: lambda: search.measure(rounds),
-        Section.training: lambda: training.measure(rounds, place),
+        Section.training: lambda: training.measure(rounds, place, models.split(",")),
         Section.runtime: lambda: runtime.measure(rounds),
     }
     console.print(describe(place))

@@ -8,7 +8,7 @@ take at a time. sentence-transformers takes part where it is installed.
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ MAX_NORM = 1.0  # what TrainingArguments clip gradients to
 Batch = dict[str, Tensor]
 
 
-def measure(rounds: int, device: torch.device) -> list[Row]:
-    """Rows for the architectures of CASES; whole batches and mini-batches, which do more, are cases of their own."""
+def measure(rounds: int, device: torch.device, models: Sequence[str]) -> list[Row]:
+    """Rows for those of `models` in CASES; whole batches and mini-batches, which do more, are cases of their own."""
     rows = []
-    for name, (batch, mini_batch) in CASES.items():
+    for name in [name for name in models if name in CASES]:
+        batch, mini_batch = CASES[name]
         peers = build(name, device)
         pairs_ = pairs(peers, batch)
         case = f"{name}, batch {batch}"

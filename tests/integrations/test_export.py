@@ -365,9 +365,41 @@ def test_other_layouts_hold_what_their_readers_open(layout, files, repositories,
     assert all(row["relative_error_max"] < 1e-5 for row in report["files"].values())
     if layout != "immich":
         load_clip(tmp_path / layout)
+    if layout == "triton":
+        for part in ("vision", "text"):
+            assert_triton_reads(tmp_path / layout / part / "config.pbtxt")
+    if layout != "immich":
         return
     session = onnxruntime.InferenceSession(tmp_path / layout / "textual" / "model.onnx")
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
     assert (entry.name, entry.shape, entry.type, result.name) == ("text", [1, 77], "tensor(int32)", "embedding")
     (embeds,) = session.run(None, {"text": np.array([[49406, 320, 49407, *[0] * 74]], np.int32)})
     assert np.linalg.norm(embeds) == pytest.approx(1)
+
+
+def assert_triton_reads(file: Path) -> None:
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    config = text_format.Parse(file.read_text(), ModelConfig())
+    assert (config.name, config.backend, config.max_batch_size) == (file.parent.name, "onnxruntime", 64)
+    assert config.HasField("dynamic_batching")
+
+
+@torch.no_grad()
+def test_fastembed_gives_the_embeddings(repositories, family, model, processor, tmp_path):
+    from fastembed import ImageEmbedding, TextEmbedding
+
+    out = tmp_path / "out"
+    export_clip(repositories[family], out, layout="fastembed", report=lambda _: None)
+    texts = ["a cat", "a photo of a very small red dog, running", "x" * 500]
+    reader = TextEmbedding("Qdrant/clip-ViT-B-32-text", specific_model_path=str(out / "text"), cuda=False)
+    expected = embed_texts(model, processor, texts, truncation=True)
+    assert torch.cosine_similarity(torch.tensor(np.array(list(reader.embed(texts)))), expected).min() > 0.9999
+
+    files = [tmp_path / f"{place}.png" for place in range(3)]
+    for file, image in zip(files, images(3), strict=True):
+        image.save(file)
+    reader = ImageEmbedding("Qdrant/clip-ViT-B-32-vision", specific_model_path=str(out / "vision"), cuda=False)
+    expected = embed_images(model, processor, files)
+    assert torch.cosine_similarity(torch.tensor(np.array(list(reader.embed(files)))), expected).min() > 0.9999
