@@ -68,8 +68,9 @@ def draw(rows: Iterable[Row], machine: str, file: Path) -> None:
     if not sections:
         return
     heights = [len(members) + 2 for _, members in sections]
+    size = (9, 1 + sum(heights) * 0.2)
     figure, axes = plt.subplots(
-        len(sections), 1, figsize=(9, sum(heights) * 0.2), height_ratios=heights, squeeze=False, layout="constrained"
+        len(sections), 1, figsize=size, height_ratios=heights, squeeze=False, layout="constrained"
     )
     for (section, members), axis in zip(sections, axes[:, 0], strict=True):
         names = [f"{row.case}: {row.peer}" for row in members]

@@ -85,10 +85,12 @@ def zero_shot(
 
     rows = tasks.as_rows(data)
     if prompts is not None:
-        texts, names = prompt_sets.prompts(prompts).templates, names or prompt_sets.names_for(rows.labels, prompts)
-        if names is not None and list(names) != list(rows.labels):
-            pairs = [f"{own} is {label}" for own, label in zip(rows.labels, names, strict=False)]
+        texts = prompt_sets.prompts(prompts).templates
+        known = prompt_sets.names_for(rows.labels, prompts) if names is None else None
+        if known is not None and known != list(rows.labels):
+            pairs = [f"{own} is {label}" for own, label in zip(rows.labels, known, strict=True)]
             typer.echo(f"class names of {prompts}: {listing(pairs, 3)}", err=True)
+        names = names or known
     options: dict[str, Any] = {"dataset": name_of(data), "batch_size": batch_size, "workers": workers, "store": store}
 
     def measure(loaded: Any, processor: Any) -> "Result":

@@ -83,7 +83,7 @@ def test_resume_reads_what_is_there_and_refuses_other_models(repositories, photo
     assert output.read_text() == before
 
 
-def test_prompts_name_the_classes(repositories, photos, capsys):
+def test_prompts_name_the_classes(repositories, photos, tmp_path, capsys):
     arguments = ["evaluate", "zero-shot", photos, "--model", repositories["tiny ViT"], "--prompts", "renderedsst2"]
     assert run(*arguments) == 0
     assert "class names" not in capsys.readouterr().err  # classes of one's own
@@ -91,6 +91,9 @@ def test_prompts_name_the_classes(repositories, photos, capsys):
         folder.rename(photos / str(number))
     assert run(*arguments) == 0
     assert "class names of renderedsst2: 0 is negative, 1 is positive" in capsys.readouterr().err
+    (tmp_path / "labels.txt").write_text("bad\ngood\n")
+    assert run(*arguments, "--labels", tmp_path / "labels.txt") == 0
+    assert "class names" not in capsys.readouterr().err
 
 
 def test_benchmark_resumes_and_compares(repositories, family, tmp_path, capsys, monkeypatch):
