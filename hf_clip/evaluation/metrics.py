@@ -10,8 +10,8 @@ from torch import Tensor
 from .outcomes import Outcomes
 
 RECALL_AT = (1, 5, 10)
-# scores computed at once: 512 images x 2048 texts are 4 MiB
-IMAGE_BLOCK, TEXT_BLOCK, PAIR_BLOCK = 512, 2048, 8192
+# scores computed at once: 512 images x 2048 texts are 4 MiB; pairs in double precision: 512 of 512 dimensions are 2 MiB
+IMAGE_BLOCK, TEXT_BLOCK, PAIR_BLOCK = 512, 2048, 512
 
 
 def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -151,42 +151,64 @@ def retrieval_ranks(image_embeds: Tensor, text_embeds: Tensor, image_of_text: Te
     """
     _check_pairs(image_embeds, text_embeds, image_of_text)
     images, texts, device = len(image_embeds), len(text_embeds), image_embeds.device
-    text_goals = _products(image_embeds, text_embeds, image_of_text, torch.arange(texts, device=device))
+    every_text = torch.arange(texts, device=device)
+    text_goals = _products(image_embeds, text_embeds, image_of_text, every_text)
     image_goals = torch.full((images,), -torch.inf, dtype=torch.double, device=device)
     image_goals.scatter_reduce_(0, image_of_text, text_goals, "amax")
-    best = torch.where(text_goals == image_goals[image_of_text], torch.arange(texts, device=device), texts)
+    best = torch.where(text_goals == image_goals[image_of_text], every_text, texts)
     text_of_image = torch.full((images,), texts, device=device).scatter_reduce_(0, image_of_text, best, "amin")
-    image_ranks, text_ranks = (torch.zeros(count, dtype=torch.long, device=device) for count in (images, texts))
-    lengths = image_embeds.norm(dim=1).max() * text_embeds.norm(dim=1).max()
-    # the bound of the rounding error of a product of `dim` terms, and of the goal as a float
-    margin = ((image_embeds.shape[1] + 2) * torch.finfo(image_embeds.dtype).eps / 2 * lengths).double()
+    by_image = _Ranks(image_embeds, text_embeds, image_goals, text_of_image, axis=1)
+    by_text = _Ranks(image_embeds, text_embeds, text_goals, image_of_text, axis=0)
     for rows, columns in _blocks(images, texts):
         scores = image_embeds[rows] @ text_embeds[columns].T
-        for axis, goals, owners, ranks in (
-            (1, image_goals[rows, None], text_of_image, image_ranks[rows]),
-            (0, text_goals[None, columns], image_of_text, text_ranks[columns]),
-        ):
-            above = scores > (goals + margin).to(scores.dtype)
-            ranks += _count(above, axis)
-            near = _places(above ^ (scores >= (goals - margin).to(scores.dtype)))
-            for places in near.split(PAIR_BLOCK):
-                row, column = places // scores.shape[1] + rows.start, places % scores.shape[1] + columns.start
-                exact = _products(image_embeds, text_embeds, row, column)
-                query, key = (row, column) if axis else (column, row)
-                goal = (image_goals if axis else text_goals)[query]
-                before = (exact > goal) | ((exact == goal) & (key < owners[query]))
-                (image_ranks if axis else text_ranks).index_add_(0, query, before.long())
-    return image_ranks, text_ranks
+        by_image.count(scores, rows, columns)
+        by_text.count(scores, rows, columns)
+    return by_image.finish(), by_text.finish()
+
+
+class _Ranks:
+    """Count the keys before the own key of each query: texts of images (axis 1), or images of texts (axis 0)."""
+
+    def __init__(self, image_embeds: Tensor, text_embeds: Tensor, goals: Tensor, owners: Tensor, axis: int):
+        self.image_embeds, self.text_embeds, self.axis = image_embeds, text_embeds, axis
+        self.goals, self.owners, self.ranks = goals, owners, torch.zeros_like(owners)
+        lengths = image_embeds.norm(dim=1).max() * text_embeds.norm(dim=1).max()
+        # the bound of the rounding error of a product of `dim` terms, and of the goal as a float
+        margin = ((image_embeds.shape[1] + 2) * torch.finfo(image_embeds.dtype).eps / 2 * lengths).double()
+        low, high = (goals - margin).to(image_embeds.dtype), (goals + margin).to(image_embeds.dtype)
+        self.low, self.high = low.unsqueeze(axis), high.unsqueeze(axis)
+        self.near: list[tuple[Tensor, Tensor]] = []
+
+    def count(self, scores: Tensor, rows: slice, columns: slice) -> None:
+        """Count what is certain in a block of scores, and collect the pairs that are not."""
+        queries = rows if self.axis else (slice(None), columns)
+        above = scores > self.high[queries]
+        self.ranks[rows if self.axis else columns] += above.view(torch.uint8).sum(self.axis, dtype=torch.int32)
+        places = _places(above ^ (scores >= self.low[queries]))
+        self.near.append((places // scores.shape[1] + rows.start, places % scores.shape[1] + columns.start))
+        if sum(len(row) for row, _ in self.near) >= PAIR_BLOCK:
+            self._decide()
+
+    def finish(self) -> Tensor:
+        """Return the ranks."""
+        if self.near:
+            self._decide()
+        return self.ranks
+
+    def _decide(self) -> None:
+        """Compute the collected pairs again in double precision, and count them."""
+        row, column = (torch.cat(parts) for parts in zip(*self.near, strict=True))
+        self.near.clear()
+        query, key = (row, column) if self.axis else (column, row)
+        exact, goal = _products(self.image_embeds, self.text_embeds, row, column), self.goals[query]
+        before = (exact > goal) | ((exact == goal) & (key < self.owners[query]))
+        self.ranks.index_add_(0, query, before.long())
 
 
 def _blocks(images: int, texts: int) -> Iterator[tuple[slice, slice]]:
     for start in range(0, images, IMAGE_BLOCK):
         for other in range(0, texts, TEXT_BLOCK):
             yield slice(start, start + IMAGE_BLOCK), slice(other, other + TEXT_BLOCK)
-
-
-def _count(found: Tensor, axis: int) -> Tensor:
-    return found.view(torch.uint8).sum(axis, dtype=torch.int32)  # a third of the time of a sum of bools
 
 
 def _places(found: Tensor) -> Tensor:
@@ -199,7 +221,7 @@ def _places(found: Tensor) -> Tensor:
 def _products(image_embeds: Tensor, text_embeds: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Multiply pairs of rows in double precision; a pair's product does not depend on the other pairs."""
     parts = [
-        (image_embeds[row].double() * text_embeds[column].double()).sum(1)
+        image_embeds.index_select(0, row).double().mul_(text_embeds.index_select(0, column)).sum(1)
         for row, column in zip(rows.split(PAIR_BLOCK), columns.split(PAIR_BLOCK), strict=True)
     ]
     return torch.cat(parts)
@@ -223,7 +245,7 @@ def _check_pairs(image_embeds: Tensor, text_embeds: Tensor, image_of_text: Tenso
 
 def check_finite(name: str, values: Tensor) -> None:
     """Raise ValueError if a value is NaN or infinite."""
-    if not values.isfinite().all():
+    if not all(part.isfinite().all() for part in values.split(IMAGE_BLOCK)):
         raise ValueError(f"{name} hold NaN or infinite values: check the model's dtype and the images")
 
 
