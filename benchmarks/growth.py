@@ -66,7 +66,8 @@ def cluster(engine: str) -> Iterator[list[str]]:
 def timed_command(arguments: list[str]) -> tuple[float, float]:
     """Return the seconds and the peak MiB of one `hf-clip`."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "hf_clip", *arguments], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "hf_clip", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"hf-clip {' '.join(arguments)} ended with status {status}")

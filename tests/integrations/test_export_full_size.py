@@ -1,7 +1,7 @@
 """The nine at full size on both runtimes, beside PyTorch.
 
-One ViT runs on ONNX Runtime with the other integrations, and one ResNet on OpenVINO. All nine take an hour and 16 GB of
-memory: `python -m pytest -m exhaustive tests/integrations/test_export_full_size.py`. `python -m benchmarks.export`
+One ViT runs on ONNX Runtime with the other integrations, and one ResNet on OpenVINO. All nine take 25 minutes and 16 GB
+of memory: `python -m pytest -m exhaustive tests/integrations/test_export_full_size.py`. `python -m benchmarks.export`
 prints their table.
 """
 
