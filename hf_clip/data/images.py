@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-
-from ..model.image_processing_hf_clip import is_address, open_image
 
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
@@ -52,6 +49,8 @@ def decode_image(source: Any, name: str) -> Any:
     Raises:
         UnreadableImageError: The image can't be opened or decoded.
     """
+    import torch  # who only lists images need not wait for it
+
     if isinstance(source, np.ndarray | torch.Tensor):
         return source
     try:
@@ -65,6 +64,8 @@ def decode_image(source: Any, name: str) -> Any:
 
 
 def _opened(source: Any) -> Image.Image:
+    from ..model.image_processing_hf_clip import open_image
+
     if isinstance(source, dict):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
     if isinstance(source, TarMember):
@@ -100,6 +101,8 @@ def is_image_file(name: str) -> bool:
 
 def located(source: Any, folder: Path) -> Any:
     """Resolve a relative path of a table against the table's folder."""
+    from ..model.image_processing_hf_clip import is_address
+
     return source if not isinstance(source, str) or is_address(source) else os.path.join(folder, source)
 
 

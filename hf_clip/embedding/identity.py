@@ -3,15 +3,14 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import PreTrainedModel
 
-from .images import embed_images
-from .texts import embed_texts
+if TYPE_CHECKING:  # who only compares fingerprints need not wait for these
+    import torch
+    from transformers import PreTrainedModel
 
 PROBE = "a photograph of seven small boats in the harbour, seen from the old lighthouse"
 # largest distance between two probes (of length 1) of one model: by rounding, or from one precision to another
@@ -22,24 +21,28 @@ class OtherModelError(ValueError):
     """Raised where class embeddings come from another model than the one they should serve."""
 
 
-def name_of(model: PreTrainedModel) -> str:
+def name_of(model: "PreTrainedModel") -> str:
     """Return the folder or Hub id that `model` came from, else its class name."""
     return model.config.name_or_path or type(model).__name__
 
 
-def text_probe(model: PreTrainedModel, processor: Any) -> torch.Tensor:
+def text_probe(model: "PreTrainedModel", processor: Any) -> "torch.Tensor":
     """Embed the fixed text, as (1, projection_dim) float32 of length 1."""
+    from .texts import embed_texts
+
     return embed_texts(model, processor, [PROBE])
 
 
-def image_probe(model: PreTrainedModel, processor: Any) -> torch.Tensor:
+def image_probe(model: "PreTrainedModel", processor: Any) -> "torch.Tensor":
     """Embed the fixed image, as (projection_dim,) float32 of length 1."""
+    from .images import embed_images
+
     ramp = np.add.outer(np.arange(200), np.arange(300) * 2)  # (H, W)
     image = Image.fromarray(np.stack([ramp, ramp * 3, ramp * 7], -1).astype(np.uint8))
     return embed_images(model, processor, image)[0]
 
 
-def store_settings(model: PreTrainedModel, processor: Any, dtype: str, normalize: bool) -> dict[str, Any]:
+def store_settings(model: "PreTrainedModel", processor: Any, dtype: str, normalize: bool) -> dict[str, Any]:
     """Return the settings that all embeddings in one FeatureStore have in common."""
     probe = image_probe(model, processor).tolist()
     return {"model": name_of(model), "dtype": dtype, "normalize": normalize, "dim": len(probe), "probe": probe}
@@ -63,7 +66,7 @@ def fingerprint(model_id: str) -> str | None:
     return hashlib.blake2b(os.fsencode("\n".join(listed)), digest_size=16).hexdigest()
 
 
-def same_model(probe: torch.Tensor, known: torch.Tensor, same_precision: bool) -> bool:
+def same_model(probe: "torch.Tensor", known: "torch.Tensor", same_precision: bool) -> bool:
     """Return True if two probes come from one model, up to rounding."""
     tolerance = SAME_PRECISION if same_precision else OTHER_PRECISION
     return probe.shape == known.shape and bool((probe - known).norm() <= tolerance)

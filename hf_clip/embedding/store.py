@@ -42,7 +42,7 @@ class Record(NamedTuple):
 
 def scan(folder: str | os.PathLike) -> dict[Record, str]:
     """Find the images below `folder`, each with the path to open it by."""
-    from ..data.images import image_paths  # it imports PyTorch, which who only reads a store need not
+    from ..data.images import image_paths
 
     return {_record(path, folder): path for path in image_paths(folder)}
 

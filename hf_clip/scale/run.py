@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..embedding.parts import PART_ROWS, PartStore
-from .callables import ImageEmbedder, ImagePreprocessor, TextEmbedder
 from .report import Report
 from .rows import as_table, batch_of, batched, joined
 from .sources import Item, Source
+
+if TYPE_CHECKING:
+    from .callables import ImageEmbedder, ImagePreprocessor, TextEmbedder
 
 # a part is written at the latest after so many seconds: as much is lost when a process is killed
 PART_SECONDS = 60.0
@@ -88,9 +88,9 @@ class Steps(NamedTuple):
         embed_texts: Gives embeddings of captions, if they are wanted.
     """
 
-    preprocess: ImagePreprocessor
-    embed: ImageEmbedder
-    embed_texts: TextEmbedder | None = None
+    preprocess: "ImagePreprocessor"
+    embed: "ImageEmbedder"
+    embed_texts: "TextEmbedder | None" = None
 
 
 class StrictError(ValueError):
@@ -171,6 +171,8 @@ def _embedded(batches: Iterator[Mapping[str, Any]], prepare: Callable[[], Steps]
     first = next(batches, None)
     if first is None:
         return
+    import torch  # a run that finds nothing new need not wait for it
+
     preprocess, embed, embed_texts = prepare()
     for batch in _prepared(chain([first], batches), preprocess, torch.cuda.is_available()):
         embedded = embed(batch)

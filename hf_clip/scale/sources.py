@@ -12,7 +12,6 @@ from ..data.rows import IMAGE_COLUMNS, DataError
 from ..data.tars import read_tars
 from ..embedding.parts import OWN
 from ..embedding.store import as_line
-from ..model.image_processing_hf_clip import is_address
 from ..utils.packages import require
 from ..utils.places import Place, place_at, reaching
 
@@ -244,6 +243,8 @@ def _rows(
 
 def _located(source: str | None, file: Place) -> str:
     """Resolve a relative path of a table against the table's folder."""
+    from ..model.image_processing_hf_clip import is_address  # it imports PyTorch
+
     if not source or "://" in source or is_address(source) or os.path.isabs(source):
         return source or ""
     return str(file._replace(path=f"{file.path.rpartition('/')[0]}/{source}"))
@@ -254,6 +255,8 @@ def _located(source: str | None, file: Place) -> str:
 
 def read_image(source: Any) -> Any:
     """Read what an item's `image` addresses: bytes, or a path or an address for `open_image`."""
+    from ..model.image_processing_hf_clip import is_address
+
     if not isinstance(source, str):
         return source
     if source.startswith(TAR):

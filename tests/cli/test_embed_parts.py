@@ -20,7 +20,7 @@ from support.photos import BROKEN, READABLE, draw, load
 
 from hf_clip import embed_images
 from hf_clip.embedding.parts import PartStore, iter_parts
-from hf_clip.scale import run as local
+from hf_clip.scale import ImageEmbedder
 from hf_clip.utils.places import place_at
 
 pa = pytest.importorskip("pyarrow")
@@ -111,6 +111,23 @@ def test_only_what_is_new_or_changed_is_embedded(embed, photos, tmp_path, monkey
     assert written == [BROKEN]
 
 
+def test_a_run_with_nothing_new_imports_no_pytorch(embed, repositories, photos, tmp_path):
+    assert embed() == 0
+    code = """
+import sys
+from hf_clip.cli.app import main
+try:
+    main()
+finally:
+    assert not {"torch", "transformers"} & sys.modules.keys()
+"""
+    arguments = ["embed", photos, "--output", tmp_path / "emb", "--model", repositories[FAMILIES[0]], "--batch-size", 2]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "0 new embeddings" in again.stdout
+
+
 def test_a_run_with_nothing_new_loads_no_model(embed, photos, tmp_path, monkeypatch, capsys):
     from hf_clip.cli import common
 
@@ -139,7 +156,7 @@ def test_errors_are_retried_when_asked(embed, tmp_path, capsys):
 
 def test_an_interrupted_run_keeps_what_it_embedded(embed, tmp_path, capsys, monkeypatch):
     embed(output="whole")
-    calls, real = [], local.ImageEmbedder.__call__
+    calls, real = [], ImageEmbedder.__call__
 
     def stop_at_the_third(self, batch):
         calls.append(1)
@@ -148,7 +165,7 @@ def test_an_interrupted_run_keeps_what_it_embedded(embed, tmp_path, capsys, monk
         return real(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(local.ImageEmbedder, "__call__", stop_at_the_third)
+        patch.setattr(ImageEmbedder, "__call__", stop_at_the_third)
         assert embed() == 130
     assert "run the same command to go on" in capsys.readouterr().err
     assert len(all_rows(tmp_path / "emb")) == 4
@@ -255,7 +272,7 @@ def test_a_tar_cut_short_is_told_at_the_end_and_done_later(embed, photos, tmp_pa
 
 
 def test_what_changes_during_a_run_is_done_by_the_next(embed, photos, tmp_path, monkeypatch):
-    calls, real = [], local.ImageEmbedder.__call__
+    calls, real = [], ImageEmbedder.__call__
 
     def change(self, batch):
         if not calls:
@@ -265,7 +282,7 @@ def test_what_changes_during_a_run_is_done_by_the_next(embed, photos, tmp_path, 
         return real(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(local.ImageEmbedder, "__call__", change)
+        patch.setattr(ImageEmbedder, "__call__", change)
         assert embed() == 0
     assert [row["path"] for row in all_rows(tmp_path / "emb") if row["error"]] == [BROKEN, "f5.gif"]
     assert embed() == 0
