@@ -30,6 +30,13 @@ from .export import write_random
 from .scale import draw_photos
 
 DRAWN = 1000  # further images are links to these
+# a command's peak begins with that of the process that starts it, so a small one does
+MEASURED = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
 
 
 def photos(folder: Path, count: int) -> Path:
@@ -65,13 +72,12 @@ def cluster(engine: str) -> Iterator[list[str]]:
 
 def timed_command(arguments: list[str]) -> tuple[float, float]:
     """Return the seconds and the peak MiB of one `hf-clip`."""
+    command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "hf_clip", *arguments]
     start = time.perf_counter()
-    command = [sys.executable, "-m", "hf_clip", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"hf-clip {' '.join(arguments)} ended with status {status}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"hf-clip {' '.join(arguments)} ended with status {done.returncode}")
+    return time.perf_counter() - start, int(done.stdout) / 1024
 
 
 def main(
