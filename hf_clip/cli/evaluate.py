@@ -86,11 +86,11 @@ def zero_shot(
     rows = tasks.as_rows(data)
     if prompts is not None:
         texts = prompt_sets.prompts(prompts).templates
-        known = prompt_sets.names_for(rows.labels, prompts) if names is None else None
-        if known is not None and known != list(rows.labels):
-            pairs = [f"{own} is {label}" for own, label in zip(rows.labels, known, strict=True)]
-            typer.echo(f"class names of {prompts}: {listing(pairs, 3)}", err=True)
-        names = names or known
+        if labels is None:
+            names = prompt_sets.names_for(rows.labels, prompts)
+            if names is not None and names != list(rows.labels):
+                pairs = [f"{own} is {label}" for own, label in zip(rows.labels, names, strict=True)]
+                typer.echo(f"class names of {prompts}: {listing(pairs, 3)}", err=True)
     options: dict[str, Any] = {"dataset": name_of(data), "batch_size": batch_size, "workers": workers, "store": store}
 
     def measure(loaded: Any, processor: Any) -> "Result":

@@ -157,8 +157,11 @@ def retrieval_ranks(image_embeds: Tensor, text_embeds: Tensor, image_of_text: Te
     image_goals.scatter_reduce_(0, image_of_text, text_goals, "amax")
     best = torch.where(text_goals == image_goals[image_of_text], every_text, texts)
     text_of_image = torch.full((images,), texts, device=device).scatter_reduce_(0, image_of_text, best, "amin")
-    by_image = _Ranks(image_embeds, text_embeds, image_goals, text_of_image, axis=1)
-    by_text = _Ranks(image_embeds, text_embeds, text_goals, image_of_text, axis=0)
+    lengths = image_embeds.norm(dim=1).max() * text_embeds.norm(dim=1).max()
+    # the bound of the rounding error of a product of `dim` terms, and of the goal as a float
+    margin = ((image_embeds.shape[1] + 2) * torch.finfo(image_embeds.dtype).eps / 2 * lengths).double()
+    by_image = _Ranks(image_embeds, text_embeds, image_goals, margin, text_of_image, axis=1)
+    by_text = _Ranks(image_embeds, text_embeds, text_goals, margin, image_of_text, axis=0)
     for rows, columns in _blocks(images, texts):
         scores = image_embeds[rows] @ text_embeds[columns].T
         by_image.count(scores, rows, columns)
@@ -169,12 +172,11 @@ def retrieval_ranks(image_embeds: Tensor, text_embeds: Tensor, image_of_text: Te
 class _Ranks:
     """Count the keys before the own key of each query: texts of images (axis 1), or images of texts (axis 0)."""
 
-    def __init__(self, image_embeds: Tensor, text_embeds: Tensor, goals: Tensor, owners: Tensor, axis: int):
+    def __init__(
+        self, image_embeds: Tensor, text_embeds: Tensor, goals: Tensor, margin: Tensor, owners: Tensor, axis: int
+    ):
         self.image_embeds, self.text_embeds, self.axis = image_embeds, text_embeds, axis
         self.goals, self.owners, self.ranks = goals, owners, torch.zeros_like(owners)
-        lengths = image_embeds.norm(dim=1).max() * text_embeds.norm(dim=1).max()
-        # the bound of the rounding error of a product of `dim` terms, and of the goal as a float
-        margin = ((image_embeds.shape[1] + 2) * torch.finfo(image_embeds.dtype).eps / 2 * lengths).double()
         low, high = (goals - margin).to(image_embeds.dtype), (goals + margin).to(image_embeds.dtype)
         self.low, self.high = low.unsqueeze(axis), high.unsqueeze(axis)
         self.near: list[tuple[Tensor, Tensor]] = []
@@ -183,6 +185,7 @@ class _Ranks:
         """Count what is certain in a block of scores, and collect the pairs that are not."""
         queries = rows if self.axis else (slice(None), columns)
         above = scores > self.high[queries]
+        # a third of the time of a sum of bools
         self.ranks[rows if self.axis else columns] += above.view(torch.uint8).sum(self.axis, dtype=torch.int32)
         places = _places(above ^ (scores >= self.low[queries]))
         self.near.append((places // scores.shape[1] + rows.start, places % scores.shape[1] + columns.start))
