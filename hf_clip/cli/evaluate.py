@@ -86,7 +86,7 @@ def zero_shot(
     rows = tasks.as_rows(data)
     if prompts is not None:
         texts = prompt_sets.prompts(prompts).templates
-        if labels is None:
+        if not names:
             names = prompt_sets.names_for(rows.labels, prompts)
             if names is not None and names != list(rows.labels):
                 pairs = [f"{own} is {label}" for own, label in zip(rows.labels, names, strict=True)]
