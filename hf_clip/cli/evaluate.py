@@ -203,6 +203,7 @@ def benchmark(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="A folder for the .json of each data set.")
     ] = None,
     as_json: AsJson = False,
+    plot: Plot = None,
     store: Store = None,
     resume: Resume = False,
     batch_size: BatchSize = 32,
@@ -220,6 +221,9 @@ def benchmark(
         raise CommandError("--published goes with one --model: run the command for each")
     if resume and output is None:
         raise CommandError("--resume needs the --output that has results")
+    if plot is not None:
+        check_plot(plot)
+    check_names(model, output)
     from ..evaluation import suite
 
     suite.compare([], checkpoint)
@@ -245,9 +249,15 @@ def benchmark(
     for results in zip(*found, strict=True):
         if len(model) > 1 or as_json:
             finish(list(results), as_json, None)
+    compared = {name: suite.compare(results, checkpoint) for name, results in zip(model, found, strict=True)}
+    if plot is not None:
+        from ..plots.evaluations import draw_benchmark
+
+        draw_benchmark(compared, tolerance, plot)
+        typer.echo(f"drawn: {plot}", err=True)
     if len(model) > 1:
         return
-    rows = suite.compare(found[0], checkpoint)
+    rows = compared[model[0]]
     if not as_json:
         from rich.console import Console
 
@@ -338,8 +348,13 @@ def check_files(output: Path | None, plot: Path | None, models: Sequence[str]) -
         raise CommandError(f"{output} should end in .json")
     if plot is not None:
         check_plot(plot)
+    check_names(models, output or plot)
+
+
+def check_names(models: Sequence[str], written: Path | None) -> None:
+    """Raise CommandError if files are written for each model, and models have the same name."""
     names = [Path(model).name for model in models]
-    if (output or plot) and len(set(names)) < len(names):
+    if written and len(set(names)) < len(names):
         raise CommandError(f"models have the same name, {', '.join(names)}: their files would be the same")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of evaluations: recall by class, confusions, recall curves, and the search of a probe's C."""
+"""Pictures of evaluations: recall by class, confusions, curves, the search of a probe's C, and data sets together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from ..utils.files import replacing
 
 MAX_BARS, MAX_CONFUSED = 40, 12
-BAR, GROUND = "#4472b8", "#f0f0f0"
+BAR, GROUND, OUTSIDE = "#4472b8", "#f0f0f0", "#c03030"
 
 
 def draw_evaluation(title: str, details: Mapping[str, Any], output: Path) -> None:
@@ -28,6 +28,55 @@ def draw_evaluation(title: str, details: Mapping[str, Any], output: Path) -> Non
     figure.suptitle(title, parse_math=False)
     for axis, (draw, values) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         draw(axis, values)
+    with replacing(output, "new") as work:
+        figure.savefig(work, format=output.suffix[1:])
+
+
+def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: Path) -> None:
+    """Draw the main metric of each data set: a dot for each model, a ring for the published figure.
+
+    Args:
+        rows: For each model its `Comparison`s, of the same data sets in the same order.
+        tolerance: Differences beyond it are written beside the dot, in red.
+        output: The picture, written whole or not at all.
+    """
+    from matplotlib.figure import Figure
+
+    names = [f"{row.dataset}\n{row.metric}" for row in next(iter(rows.values()))]
+    figure = Figure((7.5, 0.42 * len(names) + 1.4), dpi=130, layout="constrained")
+    axis = figure.subplots()
+    for model, figures in rows.items():
+        dots = axis.plot(
+            [row.measured for row in figures], range(len(names)), "o", markersize=5, label=_short(Path(model).name)
+        )
+        for place, row in enumerate(figures):
+            if not row.within(tolerance):
+                axis.plot(row.measured, place, "o", markersize=5, color=OUTSIDE)
+                axis.annotate(
+                    f"{row.difference:+.4f}",
+                    (row.measured, place),
+                    (0, 7),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7,
+                    color=OUTSIDE,
+                )
+        published = [(row.published, place) for place, row in enumerate(figures) if row.published is not None]
+        if published:
+            color = dots[0].get_color()
+            axis.plot(
+                *zip(*published, strict=True),
+                "o",
+                markersize=10,
+                fillstyle="none",
+                color=color,
+                label=f"published, a difference of more than {tolerance:g} in red",
+            )
+    axis.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
+    axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.4, -0.6))
+    axis.grid(color=GROUND)
+    axis.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=7)
     with replacing(output, "new") as work:
         figure.savefig(work, format=output.suffix[1:])
 
@@ -75,4 +124,4 @@ def _short(text: str) -> str:
     return text if len(text) <= 30 else f"{text[:29]}…"
 
 
-__all__ = ["draw_evaluation"]
+__all__ = ["draw_benchmark", "draw_evaluation"]

@@ -129,7 +129,9 @@ def test_benchmark_resumes_and_compares(repositories, family, tmp_path, capsys, 
     published = {"flickr30k": {"metric": "mean_recall@1", "values": {"RN50": measured + 0.001}}}
     monkeypatch.setattr(suite, "_published", lambda: published)
     assert run(*arguments, "--published", "RN50", "--tolerance", "0.001") == 0
-    assert run(*arguments, "--published", "RN50", "--tolerance", "0.0005") == 1
+    plot = ["--plot", tmp_path / "out.svg"]
+    assert run(*arguments, "--published", "RN50", "--tolerance", "0.0005", *plot) == 1
+    assert "-0.0010" in plot[1].read_text()
     shown = capsys.readouterr()
     assert "outside the tolerance of 0.0005: flickr30k" in shown.err
     assert "-0.0010 *" in shown.out
@@ -159,6 +161,19 @@ def test_bad_input_gets_one_line(repositories, photos, arguments, message, tmp_p
     assert errors[-1].startswith("error: ")
     assert message in errors[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
+
+
+def test_benchmark_draws_models_together_unless_their_files_would_be_the_same(repositories, tmp_path, capsys):
+    labeled_wds(tmp_path)
+    models = [word for path in repositories.values() for word in ("--model", path)]
+    arguments = ["evaluate", "benchmark", "vtab/colors", "--root", tmp_path]
+    assert run(*arguments, *models, "--plot", tmp_path / "out.svg") == 0
+    drawn = (tmp_path / "out.svg").read_text()
+    assert all(path.name in drawn for path in repositories.values())
+    capsys.readouterr()
+    assert run(*arguments, *models[:2], *models[:2], "--output", tmp_path / "out") == 1
+    assert "models have the same name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tar_cut_short_gets_one_line(repositories, tmp_path, capsys):

@@ -6,8 +6,6 @@ import torch
 from support.image_corpus import random_image
 from support.pairs import gradients, pairs, training_model, worst_error
 
-from hf_clip import HFCLIPModel, HFCLIPProcessor
-from hf_clip.evaluation import retrieval
 from hf_clip.model.modeling_hf_clip_resnet import freeze_batch_norm
 from hf_clip.openai.convert import SENTENCE_TRANSFORMERS
 
@@ -33,27 +31,6 @@ def test_embeddings_are_equal_before_and_after_it_saves(any_clip, tmp_path, capl
         np.testing.assert_array_equal(loaded.encode(images), expected[1].numpy())
     for name in SENTENCE_TRANSFORMERS:
         assert (any_clip.folder / name).is_file()
-
-
-def test_its_retrieval_evaluator_finds_our_recall(repositories, family):
-    """As docs/evaluate.md has it: captions are queries, images the corpus."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.evaluation import InformationRetrievalEvaluator
-
-    rng = np.random.default_rng(0)
-    rows = [{"image": random_image("RGB", 70, 50, rng), "text": f"picture {number}"} for number in range(12)]
-    evaluator = InformationRetrievalEvaluator(
-        queries={str(number): row["text"] for number, row in enumerate(rows)},
-        corpus={str(number): row["image"] for number, row in enumerate(rows)},
-        relevant_docs={str(number): {str(number)} for number in range(len(rows))},
-        accuracy_at_k=[1, 5, 10],
-        write_csv=False,
-    )
-    theirs = evaluator(SentenceTransformer(str(repositories[family]), device="cpu"))
-    model = HFCLIPModel.from_pretrained(repositories[family]).eval()
-    ours = retrieval(model, HFCLIPProcessor.from_pretrained(repositories[family]), rows).metrics
-    for k in (1, 5, 10):
-        assert theirs[f"cosine_accuracy@{k}"] == pytest.approx(ours[f"image_retrieval_recall@{k}"], abs=1e-9)
 
 
 @pytest.mark.training

@@ -1,7 +1,8 @@
 import pytest
 from PIL import Image
 
-from hf_clip.plots.evaluations import draw_evaluation
+from hf_clip.evaluation.suite import Comparison
+from hf_clip.plots.evaluations import draw_benchmark, draw_evaluation
 
 DETAILS = {
     "per_class_recall": {f"{place} class $x_{place}": place / 60 for place in range(60)},
@@ -23,3 +24,20 @@ def test_nothing_to_draw_is_said(tmp_path):
     with pytest.raises(ValueError, match="the result of x has nothing to draw"):
         draw_evaluation("x", {"confusions": []}, tmp_path / "out.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_benchmark_marks_what_is_off(tmp_path):
+    """Beside the dots: each data set with its metric, and differences beyond the tolerance."""
+    rows = [
+        Comparison("x_$1", "acc1", 0.5, 0.501),
+        Comparison("y", "acc1", 0.9, 0.8),
+        Comparison("z", "acc1", 0.1, None),
+    ]
+    draw_benchmark({"models/a_$b": rows}, 0.002, tmp_path / "out.svg")
+    drawn = (tmp_path / "out.svg").read_text()
+    for text in ("a_$b", "x_$1", "+0.1000", "z"):
+        assert f"<!-- {text} -->" in drawn
+    assert "0.0010" not in drawn
+    assert "published" in drawn
+    draw_benchmark({"a": rows[2:], "b": rows[2:]}, 0.002, tmp_path / "out.svg")
+    assert "published" not in (tmp_path / "out.svg").read_text()
