@@ -1,10 +1,16 @@
 """What every benchmark shares: peers that take turns, and the rows that they give."""
 
+import json
+import os
 import random
+import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -12,6 +18,13 @@ from tqdm import tqdm
 
 ORIGINAL = "original"
 SECONDS = 60
+WATCHED = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen([sys.executable, "-W", "ignore", *sys.argv[1:]], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss / 2**10, status]))
+"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,22 @@ def timed(function: Callable, *args) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def in_fresh_process(*arguments: str) -> tuple[float, float]:
+    """Run Python with these arguments, and return the seconds and the peak MiB of its process alone."""
+    # a small process in between: the peak of a child begins at that of the process that forked it
+    command = [sys.executable, "-c", WATCHED, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
+    seconds, peak, status = json.loads(done.stdout)
+    if status:
+        raise RuntimeError(f"python {' '.join(arguments)} failed: {done.stderr}")
+    return seconds, peak
+
+
+def peak_mib() -> float:
+    """Return this process's own peak of memory in MiB so far; `ru_maxrss` begins at its parent's."""
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 2**10
 
 
 def take_turns(

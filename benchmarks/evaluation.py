@@ -1,6 +1,5 @@
 """Evaluation after embeddings exist: zero-shot, retrieval in bounded memory, probes, and growth with images."""
 
-import resource
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from hf_clip.evaluation import metrics, probe
 from hf_clip.model.modeling_hf_clip_base import normalize
 
-from .common import Row, rows_of
+from .common import Row, peak_mib, rows_of
 
 DIM = 512
 SIZES = (1_000, 10_000, 100_000)
@@ -79,11 +78,11 @@ def ranks(images: int, texts: int, independent: bool) -> tuple[float, float, flo
         return time.perf_counter() - start
 
     alone = products(blocks[::2])  # half before and half after: a machine changes its clock
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     start = time.perf_counter()
     metrics.retrieval_metrics(image_embeds, text_embeds, owners)
     seconds = time.perf_counter() - start
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    added = peak_mib() - before
     return seconds, alone + products(blocks[1::2]), added
 
 

@@ -7,7 +7,6 @@ from the exact model in float32, over batches of BATCHES images and texts, texts
 
 import gc
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from rich.table import Table
 from hf_clip import HFCLIPModel, export_clip, load_clip
 from hf_clip.openai.convert import DType, Layout, to_repository
 
+from .common import peak_mib
 from .machine import describe
 from .originals import ARCHITECTURES, original_model
 
@@ -76,7 +76,7 @@ def export_once(folder: str, runtime: str, part: str) -> dict[str, float]:
         output = Path(directory, "exported")
         report = export_clip(folder, output, runtime=runtime, parts=[part], report=lambda _: None)
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        peak = peak_mib()
         (file,) = report["files"].values()
         error = file["relative_error_max"] if part == "joint" else error_of(folder, output, part)
     return {"error": error, "mib": file["bytes"] / 2**20, "seconds": seconds, "peak_mib": peak}

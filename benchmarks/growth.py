@@ -7,10 +7,7 @@ that of the command alone, which on Ray is the driver; a second run finds nothin
 import gc
 import os
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,17 +23,12 @@ from tqdm import tqdm
 from examples.train_shapes import CHECKPOINTS
 from hf_clip.openai.convert import Layout, convert
 
+from .common import in_fresh_process
 from .export import write_random
 from .scale import draw_photos
 
 DRAWN = 1000  # further images are links to these
-# a command's peak begins with that of the process that starts it, so a small one does
-MEASURED = """
-import resource, subprocess, sys
-status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(status)
-"""
+STORE = 2 * 2**30  # bytes of the object stores of a cluster's nodes together: a test cluster has very little by itself
 
 
 def photos(folder: Path, count: int) -> Path:
@@ -60,24 +52,15 @@ def cluster(engine: str) -> Iterator[list[str]]:
     from ray.cluster_utils import Cluster
 
     nodes, cores = map(int, shape.groups())
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": cores, "include_dashboard": False})
+    node = {"num_cpus": cores, "object_store_memory": STORE // nodes}
+    started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     for _ in range(nodes - 1):
-        started.add_node(num_cpus=cores)
+        started.add_node(**node)
     started.wait_for_nodes()
     try:
         yield ["--engine", "ray", "--address", started.address]
     finally:
         started.shutdown()
-
-
-def timed_command(arguments: list[str]) -> tuple[float, float]:
-    """Return the seconds and the peak MiB of one `hf-clip`."""
-    command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "hf_clip", *arguments]
-    start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"hf-clip {' '.join(arguments)} ended with status {done.returncode}")
-    return time.perf_counter() - start, int(done.stdout) / 1024
 
 
 def main(
@@ -107,9 +90,19 @@ def main(
                 photos(folder, count)
             output = folder / f"{engine}-{count}"
             with cluster(engine) as options:
-                command = ["embed", str(images), "-o", str(output), "-m", str(folder / "clip"), *options]
-                seconds, peak = timed_command(command)
-                seconds_again, peak_again = timed_command(command)
+                command = [
+                    "-m",
+                    "hf_clip",
+                    "embed",
+                    str(images),
+                    "-o",
+                    str(output),
+                    "-m",
+                    str(folder / "clip"),
+                    *options,
+                ]
+                seconds, peak = in_fresh_process(*command)
+                seconds_again, peak_again = in_fresh_process(*command)
             cells = (seconds, count / seconds, peak, seconds_again, peak_again)
             table.add_row(engine, f"{count:,}", *(f"{cell:,.1f}" for cell in cells))
     Console(width=110).print(f"{model}, {torch.get_num_threads()} threads", table)

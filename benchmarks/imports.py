@@ -1,14 +1,10 @@
 """Time and memory of imports and of help, each time in a fresh process."""
 
-import json
-import os
-import subprocess
-import sys
 from statistics import median
 
 from tqdm import tqdm
 
-from .common import Row, rows_of
+from .common import Row, in_fresh_process, rows_of
 
 BASE = "import torch, transformers"
 LIBRARIES = {
@@ -25,13 +21,6 @@ HELP = {
         "import sys; sys.argv[1:] = ['classify', '--help']; from hf_clip.cli.app import main; main()"
     ),
 }
-WATCHED = """
-import json, subprocess, sys, time
-start = time.perf_counter()
-process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", sys.argv[1]], stdout=subprocess.DEVNULL)
-_, status, usage = __import__("os").wait4(process.pid, 0)
-print(json.dumps([time.perf_counter() - start, usage.ru_maxrss / 2**10, status]))
-"""
 
 
 def measure(rounds: int) -> list[Row]:
@@ -41,19 +30,8 @@ def measure(rounds: int) -> list[Row]:
 
 def _rows(case: str, ways: dict[str, str], baseline: str, rounds: int) -> list[Row]:
     turns = [
-        {way: in_fresh_process(code) for way, code in ways.items()}
+        {way: in_fresh_process("-c", code) for way, code in ways.items()}
         for _ in tqdm(range(rounds + 1), desc=case, leave=False)
     ][1:]  # the first warms the file cache
     seconds, peak = ({way: median(turn[way][i] for turn in turns) for way in ways} for i in (0, 1))
     return rows_of("imports", case, seconds, 1, baseline, notes={way: f"{peak[way]:,.0f} MiB" for way in ways})
-
-
-def in_fresh_process(code: str) -> tuple[float, float]:
-    """Run `code`, and return the seconds and the peak MiB of its process alone."""
-    # a small process in between: the peak of a child begins at that of the process that forked it
-    command = [sys.executable, "-c", WATCHED, code]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
-    seconds, peak, status = json.loads(done.stdout)
-    if status:
-        raise RuntimeError(f"{code!r} failed: {done.stderr}")
-    return seconds, peak

@@ -1,15 +1,10 @@
 """Zero-shot classification and embedding of files, end to end, and how both grow with the number of images."""
 
-import contextlib
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import clip
-import psutil
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -22,7 +17,7 @@ from hf_clip.openai.convert import convert
 from hf_clip.zero_shot.classifier import ZeroShotClassifier
 from hf_clip.zero_shot.pipeline import ZeroShotImageClassificationPipeline
 
-from .common import ORIGINAL, Row, rows_of, take_turns, timed
+from .common import ORIGINAL, Row, in_fresh_process, rows_of, take_turns, timed
 from .peers import OPTIMIZED, STOCK, Peers, build
 from .preprocess import photos
 from .tokenization import english_words
@@ -145,7 +140,10 @@ def growth() -> list[Row]:
             images = Path(folder, str(count))
             images.mkdir()
             write_jpegs(images, count)
-            seconds, peak = run_embed(images, model)
+            output = images.with_suffix(".safetensors")
+            seconds, peak = in_fresh_process(
+                "-m", "hf_clip", "embed", str(images), "-o", str(output), "--model", str(model)
+            )
             note = f"peak {peak:,.0f} MiB"
             if before:
                 each = (seconds - before[0]) / (count - before[1])
@@ -153,20 +151,3 @@ def growth() -> list[Row]:
             rows.append(Row("growth", "hf-clip embed, tiny ViT", f"{count:,} images", seconds, count, 1.0, note=note))
             before = (seconds, count)
     return rows
-
-
-def run_embed(images: Path, model: Path) -> tuple[float, float]:
-    """Seconds and peak resident MiB of the command in a process of its own."""
-    output = images.with_suffix(".safetensors")
-    command = [sys.executable, "-W", "ignore", "-m", "hf_clip", "embed", str(images), "-o", str(output)]
-    start = time.perf_counter()
-    process = subprocess.Popen([*command, "--model", str(model)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # not ru_maxrss, which begins with what this process has
-    peak, watched = 0, psutil.Process(process.pid)
-    while process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            peak = max(peak, watched.memory_info().rss)
-        time.sleep(0.05)
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}")
-    return time.perf_counter() - start, peak / 2**20

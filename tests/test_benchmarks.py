@@ -6,7 +6,7 @@ from support.originals import FAMILIES
 from torch.nn.functional import normalize
 
 from benchmarks import imports, report, training
-from benchmarks.common import ORIGINAL, rows_of, take_turns
+from benchmarks.common import ORIGINAL, in_fresh_process, rows_of, take_turns
 from benchmarks.encode import text_cases
 from benchmarks.peers import EXACT, OPTIMIZED, Peers, build
 
@@ -71,11 +71,11 @@ def test_report(tmp_path):
 
 @pytest.mark.parametrize("code", [*imports.HELP.values(), "import hf_clip"])
 def test_what_is_timed_in_fresh_processes_runs(code):
-    seconds, mebibytes = imports.in_fresh_process(code)
+    seconds, mebibytes = in_fresh_process("-c", code)
     assert seconds > 0
     assert 1 < mebibytes < 200  # of that process, not of this one, which holds torch
 
 
 def test_a_fresh_process_that_fails_is_not_timed():
     with pytest.raises(RuntimeError, match="absent"):
-        imports.in_fresh_process("import absent")
+        in_fresh_process("-c", "import absent")
