@@ -76,7 +76,8 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: 
     axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.4, -0.6))
     axis.grid(color=GROUND)
     axis.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=2, fontsize=7)
+    for text in figure.legend(loc="outside upper center", ncols=2, fontsize=7).get_texts():
+        text.set_parse_math(False)
     with replacing(output, "new") as work:
         figure.savefig(work, format=output.suffix[1:])
 

@@ -15,7 +15,6 @@ from typing import Any
 from ..embedding.parts import PART_ROWS, PartStore
 from ..utils.packages import require
 from .arrow import OnArrow
-from .callables import ImageEmbedder, ImagePreprocessor, TextEmbedder
 from .report import MAX_NAMED, Report
 from .rows import batch_of, batched
 from .run import Bar, Pending, StrictError
@@ -140,6 +139,9 @@ def _results(window: list[Any], source: Source, store: PartStore, options: RayOp
     """Yield a line for each part that a window of items becomes."""
     import pyarrow as pa
     import ray
+
+    # not above: a run with nothing new should not wait for PyTorch
+    from .callables import ImageEmbedder, ImagePreprocessor, TextEmbedder
 
     kinds = {name: pa.string() for name in ("key", "path", "version", "image")} | dict(source.columns)
     batches = [batch_of(items, source.columns) for items in batched(window, options.batch_size * BLOCK_BATCHES)]

@@ -111,7 +111,8 @@ def test_only_what_is_new_or_changed_is_embedded(embed, photos, tmp_path, monkey
     assert written == [BROKEN]
 
 
-def test_a_run_with_nothing_new_imports_no_pytorch(embed, repositories, photos, tmp_path):
+@pytest.mark.parametrize("options", [[], pytest.param(["--engine", "ray"], marks=pytest.mark.integration)], ids=str)
+def test_a_run_with_nothing_new_imports_no_pytorch(options, embed, repositories, photos, tmp_path):
     assert embed() == 0
     code = """
 import sys
@@ -122,7 +123,7 @@ finally:
     assert not {"torch", "transformers"} & sys.modules.keys()
 """
     arguments = ["embed", photos, "--output", tmp_path / "emb", "--model", repositories[FAMILIES[0]], "--batch-size", 2]
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-c", code, *map(str, arguments), *options]
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "0 new embeddings" in again.stdout

@@ -1,4 +1,4 @@
-"""Parts open in other readers of parquet, which know nothing of us or of Ray; Spark runs the callables."""
+"""Parts open in other readers of parquet, which know nothing of us or of Ray."""
 
 import subprocess
 import sys
