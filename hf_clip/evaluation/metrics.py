@@ -11,7 +11,7 @@ from .outcomes import Outcomes
 
 RECALL_AT = (1, 5, 10)
 # scores computed at once: 512 images x 2048 texts are 4 MiB; pairs in double precision: 512 of 512 dimensions are 2 MiB
-IMAGE_BLOCK, TEXT_BLOCK, PAIR_BLOCK = 512, 2048, 512
+IMAGE_BLOCK, TEXT_BLOCK, PAIR_BLOCK = 1024, 1024, 512
 
 
 def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -162,10 +162,13 @@ def retrieval_ranks(image_embeds: Tensor, text_embeds: Tensor, image_of_text: Te
     margin = ((image_embeds.shape[1] + 2) * torch.finfo(image_embeds.dtype).eps / 2 * lengths).double()
     by_image = _Ranks(image_embeds, text_embeds, image_goals, margin, text_of_image, axis=1)
     by_text = _Ranks(image_embeds, text_embeds, text_goals, margin, image_of_text, axis=0)
+    work = image_embeds.new_empty(2, IMAGE_BLOCK * TEXT_BLOCK)  # fresh memory for each block takes longer than its use
     for rows, columns in _blocks(images, texts):
-        scores = image_embeds[rows] @ text_embeds[columns].T
-        by_image.count(scores, rows, columns)
-        by_text.count(scores, rows, columns)
+        some, others = image_embeds[rows], text_embeds[columns]
+        scores, compared = work[:, : len(some) * len(others)].view(2, len(some), len(others))
+        torch.mm(some, others.T, out=scores)
+        by_image.count(scores, rows, columns, compared)
+        by_text.count(scores, rows, columns, compared)
     return by_image.finish(), by_text.finish()
 
 
@@ -181,13 +184,17 @@ class _Ranks:
         self.low, self.high = low.unsqueeze(axis), high.unsqueeze(axis)
         self.near: list[tuple[Tensor, Tensor]] = []
 
-    def count(self, scores: Tensor, rows: slice, columns: slice) -> None:
-        """Count what is certain in a block of scores, and collect the pairs that are not."""
+    def count(self, scores: Tensor, rows: slice, columns: slice, compared: Tensor) -> None:
+        """Count what is certain in a block of scores, and collect the pairs that are not.
+
+        `compared` is overwritten: PyTorch compares into floats, and sums them, in a quarter of the time of bools, and
+        the counts are exact.
+        """
         queries = rows if self.axis else (slice(None), columns)
-        above = scores > self.high[queries]
-        # a third of the time of a sum of bools
-        self.ranks[rows if self.axis else columns] += above.view(torch.uint8).sum(self.axis, dtype=torch.int32)
-        places = _places(above ^ (scores >= self.low[queries]))
+        above = torch.gt(scores, self.high[queries], out=compared)
+        self.ranks[rows if self.axis else columns] += above.sum(self.axis, dtype=torch.float).long()
+        certain = above.bool()
+        places = _places(torch.ge(scores, self.low[queries], out=compared).bool().bitwise_xor_(certain))
         self.near.append((places // scores.shape[1] + rows.start, places % scores.shape[1] + columns.start))
         if sum(len(row) for row, _ in self.near) >= PAIR_BLOCK:
             self._decide()
