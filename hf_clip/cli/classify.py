@@ -67,8 +67,7 @@ def classify(
 
     Example: hf-clip classify photos --labels "a cat,a dog" --model clip-vit-base-patch32
     """
-    if plot is not None:
-        check_plot(plot)
+    check_plot(plot)
     label_list = read_labels(labels)
     if twice := [label for label, count in Counter(label_list).items() if count > 1]:
         raise CommandError(f"labels are given twice: {', '.join(twice[:10])}")
@@ -165,10 +164,12 @@ def read_lines(path: str) -> list[str]:
     return [line for line in map(str.strip, text.splitlines()) if line]
 
 
-def check_plot(output: Path) -> None:
-    """Raise unless matplotlib can write `output`."""
+def check_plot(output: Path | None) -> None:
+    """Raise unless matplotlib can write `output`, if there is one."""
+    if output is None:
+        return
     require("matplotlib", "plot", "--plot")
-    from ..plots.scores import supported_suffixes
+    from ..plots.figures import supported_suffixes
 
     if output.suffix not in supported_suffixes():
         raise CommandError(f"{output} should end in {', '.join(sorted(supported_suffixes()))}")

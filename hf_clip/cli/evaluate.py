@@ -221,8 +221,7 @@ def benchmark(
         raise CommandError("--published goes with one --model: run the command for each")
     if resume and output is None:
         raise CommandError("--resume needs the --output that has results")
-    if plot is not None:
-        check_plot(plot)
+    check_plot(plot)
     check_names(model, output)
     from ..evaluation import suite
 
@@ -346,8 +345,7 @@ def check_files(output: Path | None, plot: Path | None, models: Sequence[str]) -
     """Raise CommandError, before any work, for files that can't be written or would replace each other."""
     if output is not None and output.suffix != ".json":
         raise CommandError(f"{output} should end in .json")
-    if plot is not None:
-        check_plot(plot)
+    check_plot(plot)
     check_names(models, output or plot)
 
 

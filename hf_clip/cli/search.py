@@ -52,8 +52,7 @@ def search(
     """
     if not (texts or image or minus):
         raise CommandError("there is nothing to search for: give a text or --image")
-    if plot is not None:
-        check_plot(plot)
+    check_plot(plot)
     if html is not None and not html.absolute().parent.is_dir():
         raise CommandError(f"can't write {html}: there is no folder {html.parent}")
 

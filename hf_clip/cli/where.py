@@ -78,8 +78,7 @@ def where(
 
     Example: hf-clip where photo.jpg "a cat" "the sofa" --model clip-vit-base-patch16 --plot where.png
     """
-    if plot is not None:
-        check_plot(plot)
+    check_plot(plot)
     if output is not None:
         if output.suffix != ".npz":
             raise CommandError(f"{output} should end in .npz")

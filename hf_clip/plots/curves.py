@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import replacing
+from .figures import save_figure
 
 LOSSES = {"loss": "loss in training", "eval_loss": "loss in evaluation"}
 FEW = 20  # points that are drawn one by one
@@ -26,8 +26,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
     for axis in (losses, shares):
         if axis.lines:
             axis.legend(fontsize=7)
-    with replacing(output, "new") as work:
-        figure.savefig(work, format=output.suffix[1:])
+    save_figure(figure, output)
 
 
 def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:

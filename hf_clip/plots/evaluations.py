@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import replacing
+from .figures import save_figure
 
 MAX_BARS, MAX_CONFUSED = 40, 12
 BAR, GROUND, OUTSIDE = "#4472b8", "#f0f0f0", "#c03030"
@@ -28,8 +28,7 @@ def draw_evaluation(title: str, details: Mapping[str, Any], output: Path) -> Non
     figure.suptitle(title, parse_math=False)
     for axis, (draw, values) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         draw(axis, values)
-    with replacing(output, "new") as work:
-        figure.savefig(work, format=output.suffix[1:])
+    save_figure(figure, output)
 
 
 def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: Path) -> None:
@@ -78,8 +77,7 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: 
     axis.set_axisbelow(True)
     for text in figure.legend(loc="outside upper center", ncols=2, fontsize=7).get_texts():
         text.set_parse_math(False)
-    with replacing(output, "new") as work:
-        figure.savefig(work, format=output.suffix[1:])
+    save_figure(figure, output)
 
 
 def _classes(axis: Any, recall: Mapping[str, float]) -> None:

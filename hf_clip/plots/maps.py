@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..utils.files import replacing
+from .figures import save_figure
 
 COLUMNS = 4
 CELL = 2.8  # inches
@@ -23,8 +23,7 @@ CHARACTERS, LINES = 32, 3  # of a title
 def draw_maps(image: Image.Image, titles: Sequence[str], maps: np.ndarray, output: Path) -> None:
     """Save `maps_figure` in the format that the suffix of `output` names; the file is written whole or not at all."""
     figure = maps_figure(image, titles, maps)
-    with replacing(output, "new") as work:
-        figure.savefig(work, format=output.suffix[1:])
+    save_figure(figure, output)
 
 
 def maps_figure(image: Image.Image, titles: Sequence[str], maps: np.ndarray) -> Any:

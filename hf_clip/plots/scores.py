@@ -10,18 +10,12 @@ from typing import Any
 from PIL import Image
 
 from ..model.image_processing_hf_clip import open_image
-from ..utils.files import replacing
+from .figures import save_figure
 
 COLUMNS = 6
 THUMBNAIL = (384, 384)
 BARS, GROUND = ("#4472b8", "#e8963c", "#3f9b63", "#8a5fbf"), "#f0f0f0"
 MODEL_GAP = 0.4  # between the bars of two models, in bars
-
-
-def supported_suffixes() -> set[str]:
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    return {f".{suffix}" for suffix in FigureCanvasBase.get_supported_filetypes()}
 
 
 def draw_scores(
@@ -73,8 +67,7 @@ def draw_scores(
     if len(answers) > 1:
         handles = [Patch(color=color, alpha=0.6) for color, _ in zip(cycle(BARS), answers)]
         figure.legend(handles, list(answers), loc="outside lower center", ncols=len(answers), frameon=False, fontsize=9)
-    with replacing(output, "new") as work:
-        figure.savefig(work, format=output.suffix[1:])
+    save_figure(figure, output)
 
 
 def _thumbnail(path: str | os.PathLike) -> Image.Image:
@@ -88,4 +81,4 @@ def _short(text: str) -> str:
     return text if len(text) <= 30 else f"{text[:29]}…"
 
 
-__all__ = ["draw_scores", "supported_suffixes"]
+__all__ = ["draw_scores"]

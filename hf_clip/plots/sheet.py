@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..model.image_processing_hf_clip import open_image
 from ..utils.files import replacing
+from .figures import save_figure
 
 Source = str | Callable[[], bytes]
 COLUMNS = 5
@@ -49,8 +50,7 @@ def draw_sheet(images: Sequence[tuple[Source, str]], title: str, output: Path) -
         if thumbnail is not None:
             axis.imshow(thumbnail)
         axis.set_title(caption[-40:], fontsize=7, y=-0.12, parse_math=False)
-    with replacing(output, "new") as work:
-        figure.savefig(work, format=output.suffix[1:])
+    save_figure(figure, output)
 
 
 def write_sheet(images: Sequence[tuple[Source, str]], title: str, output: Path) -> None:
