@@ -33,8 +33,8 @@ def test_the_code_of_the_page_embeds_a_frame(spark, repositories, tmp_path):
     photos = make_photos(tmp_path / "photos")
     names = [*READABLE, BROKEN]
     frame = spark.createDataFrame([(name, str(photos / name)) for name in names], "key string, image string")
-    namespace = {"OnArrow": OnArrow, "ImagePreprocessor": ImagePreprocessor, "ImageEmbedder": ImageEmbedder}
-    namespace["frame"] = frame
+    namespace = {"frame": frame, "OnArrow": OnArrow}
+    namespace |= {"ImagePreprocessor": ImagePreprocessor, "ImageEmbedder": ImageEmbedder}
     (code,) = (code for _, code in blocks(ROOT / "docs" / "scale.md", "py") if "mapInArrow" in code)
     exec(code, namespace)
     rows = {row["key"]: row for row in namespace["rows"].collect()}
