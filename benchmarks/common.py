@@ -58,14 +58,14 @@ def timed(function: Callable, *args) -> float:
     return time.perf_counter() - start
 
 
-def in_fresh_process(*arguments: str) -> tuple[float, float]:
+def in_fresh_process(*arguments: object) -> tuple[float, float]:
     """Run Python with these arguments, and return the seconds and the peak MiB of its process alone."""
     # a small process in between: the peak of a child begins at that of the process that forked it
-    command = [sys.executable, "-c", WATCHED, *arguments]
+    command = [sys.executable, "-c", WATCHED, *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
     seconds, peak, status = json.loads(done.stdout)
     if status:
-        raise RuntimeError(f"python {' '.join(arguments)} failed: {done.stderr}")
+        raise RuntimeError(f"python {' '.join(command[3:])} failed: {done.stderr}")
     return seconds, peak
 
 

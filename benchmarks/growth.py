@@ -90,17 +90,7 @@ def main(
                 photos(folder, count)
             output = folder / f"{engine}-{count}"
             with cluster(engine) as options:
-                command = [
-                    "-m",
-                    "hf_clip",
-                    "embed",
-                    str(images),
-                    "-o",
-                    str(output),
-                    "-m",
-                    str(folder / "clip"),
-                    *options,
-                ]
+                command = ["-m", "hf_clip", "embed", images, "-o", output, "-m", folder / "clip", *options]
                 seconds, peak = in_fresh_process(*command)
                 seconds_again, peak_again = in_fresh_process(*command)
             cells = (seconds, count / seconds, peak, seconds_again, peak_again)

@@ -141,9 +141,7 @@ def growth() -> list[Row]:
             images.mkdir()
             write_jpegs(images, count)
             output = images.with_suffix(".safetensors")
-            seconds, peak = in_fresh_process(
-                "-m", "hf_clip", "embed", str(images), "-o", str(output), "--model", str(model)
-            )
+            seconds, peak = in_fresh_process("-m", "hf_clip", "embed", images, "-o", output, "-m", model)
             note = f"peak {peak:,.0f} MiB"
             if before:
                 each = (seconds - before[0]) / (count - before[1])

@@ -10,7 +10,7 @@ from torch import Tensor
 from .outcomes import Outcomes
 
 RECALL_AT = (1, 5, 10)
-# scores computed at once: 512 images x 2048 texts are 4 MiB; pairs in double precision: 512 of 512 dimensions are 2 MiB
+# scores computed at once: 1024 images x 1024 texts are 4 MiB; pairs in double precision: 512 of 512 numbers are 2 MiB
 IMAGE_BLOCK, TEXT_BLOCK, PAIR_BLOCK = 1024, 1024, 512
 
 
