@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hf_clip import HFCLIPModel, HFCLIPProcessor, HFCLIPRuntimeModel, export_clip
+from hf_clip import HFCLIPExportedModel, HFCLIPModel, HFCLIPProcessor, export_clip
 from hf_clip.embedding.texts import embed_texts
 
 from .common import Row, rows_of, take_turns
@@ -24,7 +24,7 @@ from .tokenization import template_prompts
 
 MODELS = ("ViT-B/32", "RN50")
 NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-Clip = HFCLIPModel | HFCLIPRuntimeModel
+Clip = HFCLIPModel | HFCLIPExportedModel
 
 
 def measure(rounds: int, names: tuple[str, ...] = MODELS) -> list[Row]:
@@ -49,7 +49,7 @@ def build(name: str, directory: Path) -> tuple[dict[str, Clip], HFCLIPProcessor]
     for runtime in RUNTIMES:
         with contextlib.suppress(ImportError):  # of an extra that is not installed
             export_clip(folder, directory / runtime, runtime=runtime, report=lambda _: None)
-            clips[NAMES[runtime]] = HFCLIPRuntimeModel(directory / runtime)
+            clips[NAMES[runtime]] = HFCLIPExportedModel(directory / runtime)
     return clips, HFCLIPProcessor.from_pretrained(folder)
 
 

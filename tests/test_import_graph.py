@@ -14,7 +14,7 @@ LEVELS = [
     {"training", "evaluation", "export", "search", "scale", "localization"},
     {"zero_shot", "parity"},
     {"embedding", "openai"},
-    {"data", "plots", "runtime"},
+    {"data", "exported", "plots"},
     {"model"},
     {"utils"},
 ]

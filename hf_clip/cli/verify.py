@@ -33,7 +33,7 @@ def verify(
 
     Example: hf-clip verify clip-vit-base-patch32 --original ViT-B/32
     """
-    from ..runtime.manifest import is_exported
+    from ..exported.manifest import is_exported
 
     if is_exported(directory):
         verify_exported(directory, original)

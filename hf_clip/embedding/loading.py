@@ -13,9 +13,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..exported.manifest import is_exported
 from ..model.configuration_hf_clip import check_is_folder
 from ..model.modeling_hf_clip import HFCLIPTextModelWithProjection
-from ..runtime.manifest import is_exported
 
 TEXT_TOWERS = {"hf_clip": HFCLIPTextModelWithProjection, "clip": CLIPTextModelWithProjection}
 
@@ -39,7 +39,7 @@ def load_clip(
     """Load a CLIP, in evaluation mode, and its processor.
 
     Args:
-        model_id: A folder or a Hub id, or a folder that `export_clip` wrote: that gives an HFCLIPRuntimeModel.
+        model_id: A folder or a Hub id, or a folder that `export_clip` wrote: that gives an HFCLIPExportedModel.
         device: Where to compute. For an exported folder one that its runtime was installed for.
         dtype: What to compute in, float32 unless the folder says otherwise. Of an exported folder, float16 picks the
             fp16 files and int8 the q8 files.
@@ -107,7 +107,7 @@ def _check_dtype(model_id: str | os.PathLike, dtype: torch.dtype | None) -> None
 def _load_exported(
     directory: str | os.PathLike, device: str | torch.device | None, dtype: torch.dtype | None, optimize: bool
 ) -> tuple[Any, Any]:
-    from ..runtime.model import load_exported
+    from ..exported.model import load_exported
 
     if optimize:
         raise ValueError(f"{directory} is exported, its runtime has optimized the graph: leave optimize off")

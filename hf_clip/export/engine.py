@@ -16,12 +16,12 @@ from transformers import CLIPModel
 from transformers.utils import cached_file
 
 from ..data.images import image_paths
+from ..exported.manifest import Manifest
+from ..exported.model import METHODS, PRECISIONS
+from ..exported.sessions import OPEN
 from ..model.modeling_hf_clip import HFCLIPModel
 from ..model.modeling_hf_clip_base import has_plain_weight
 from ..model.processing_hf_clip import HFCLIPProcessor
-from ..runtime.manifest import Manifest
-from ..runtime.model import METHODS, PRECISIONS
-from ..runtime.sessions import OPEN
 from ..utils.files import check_output, new_directory
 from ..utils.packages import require
 from .layouts import LAYOUTS, OPENVINO, Layout, copy_script, write_settings

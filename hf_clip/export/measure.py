@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ..data.read import read_rows
+from ..exported.model import HFCLIPExportedModel
+from ..exported.sessions import Session
 from ..parity.reference import FEATURE_IMAGES, PARITY, open_image, texts_and_ids
-from ..runtime.model import HFCLIPRuntimeModel
-from ..runtime.sessions import Session
 from ..zero_shot.classifier import ZeroShotClassifier
 
 TEXTS = 12
@@ -97,7 +97,7 @@ def evaluate(
     reference = images.answers(model)
     rows: dict[str, Any] = {"images": len(images.paths), "accuracy": images.accuracy(reference)}
     for precision in precisions:
-        answers = images.answers(HFCLIPRuntimeModel(directory, precision))
+        answers = images.answers(HFCLIPExportedModel(directory, precision))
         agreement = float((answers == reference).float().mean())
         rows[precision] = {
             "accuracy": images.accuracy(answers),

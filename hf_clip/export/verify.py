@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..runtime.manifest import read_manifest
-from ..runtime.sessions import OPEN
+from ..exported.manifest import read_manifest
+from ..exported.sessions import OPEN
 from .engine import file_bytes, load_source
 from .measure import compare, tower_inputs
 from .towers import IMMICH_PARTS, PARTS

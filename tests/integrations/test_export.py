@@ -188,7 +188,7 @@ def test_fp16_graphs_take_and_give_float32(exported, family, model):
 
 
 @pytest.mark.parametrize("runtime", ["exported", "openvino"])
-def test_classifier_and_embedders_take_the_runtime_model(request, family, runtime, model, processor):
+def test_classifier_and_embedders_take_the_exported_model(request, family, runtime, model, processor):
     loaded, loaded_processor = load_clip(request.getfixturevalue(runtime)[family])
     pictures, texts = images(3), ["a photo of a cat", "two “curly” dogs", "a"]
     close = {"rtol": 1e-4, "atol": 1e-4}

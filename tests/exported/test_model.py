@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hf_clip import HFCLIPModel, HFCLIPRuntimeModel, ZeroShotClassifier
+from hf_clip import HFCLIPExportedModel, HFCLIPModel, ZeroShotClassifier
 from hf_clip.embedding.loading import load_clip, load_text_tower
-from hf_clip.runtime import model as runtime
-from hf_clip.runtime.manifest import MANIFEST, Manifest, is_exported, read_manifest
+from hf_clip.exported import model as exported_model
+from hf_clip.exported.manifest import MANIFEST, Manifest, is_exported, read_manifest
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def folder(clip, tmp_path, monkeypatch):
         encode = clip.encode_image if name == "pixel_values" else clip.encode_text
         return encode(torch.from_numpy(array)).numpy()
 
-    monkeypatch.setitem(runtime.OPEN, "onnx", lambda file, device: run)
+    monkeypatch.setitem(exported_model.OPEN, "onnx", lambda file, device: run)
     return tmp_path
 
 
 def test_the_methods_give_what_the_model_gives(folder, clip):
-    exported = HFCLIPRuntimeModel(folder)
+    exported = HFCLIPExportedModel(folder)
     size = clip.config.vision_config.image_size
     pixels, ids = torch.randn(2, 3, size, size), torch.tensor([[49406, 320, 49407], [49406, 49407, 0]])
     with torch.no_grad():
@@ -51,14 +51,14 @@ def test_the_methods_give_what_the_model_gives(folder, clip):
 
 
 def test_the_first_precision_is_taken_unless_one_is_asked_for(folder):
-    assert HFCLIPRuntimeModel(folder).precision == "fp32"
-    assert HFCLIPRuntimeModel(folder, "q8").precision == "q8"
+    assert HFCLIPExportedModel(folder).precision == "fp32"
+    assert HFCLIPExportedModel(folder, "q8").precision == "q8"
     with pytest.raises(ValueError, match=r"has no fp16, it holds fp32, q8: export again"):
-        HFCLIPRuntimeModel(folder, "fp16")
+        HFCLIPExportedModel(folder, "fp16")
 
 
 def test_a_dtype_picks_the_precision(folder, repositories, family, monkeypatch):
-    monkeypatch.setattr(runtime, "load_processor", lambda _: None)
+    monkeypatch.setattr(exported_model, "load_processor", lambda _: None)
     for dtype, precision in ((None, "fp32"), (torch.float32, "fp32"), (torch.int8, "q8")):
         assert load_clip(folder, dtype=dtype)[0].precision == precision
     with pytest.raises(ValueError, match=r"cannot compute in torch\.bfloat16: choose float16, int8, or none"):
@@ -70,12 +70,12 @@ def test_a_dtype_picks_the_precision(folder, repositories, family, monkeypatch):
 
 def test_a_mask_is_refused(folder):
     with pytest.raises(ValueError, match="attention_mask is not an input"):
-        HFCLIPRuntimeModel(folder).encode_text(torch.tensor([[1]]), torch.tensor([[1]]))
+        HFCLIPExportedModel(folder).encode_text(torch.tensor([[1]]), torch.tensor([[1]]))
 
 
 def test_a_classifier_takes_it(folder, repositories, family):
     _, processor = load_clip(repositories[family])
-    assert len(ZeroShotClassifier(HFCLIPRuntimeModel(folder), processor, ["a", "b"]).class_embeds) == 2
+    assert len(ZeroShotClassifier(HFCLIPExportedModel(folder), processor, ["a", "b"]).class_embeds) == 2
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_part_that_was_not_exported_is_named(folder):
     del manifest["graphs"]["text"]
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="has no text graph"):
-        HFCLIPRuntimeModel(folder).encode_text(torch.tensor([[1]]))
+        HFCLIPExportedModel(folder).encode_text(torch.tensor([[1]]))
 
 
 def test_only_exported_folders_have_a_manifest(folder, repositories, family):

@@ -19,7 +19,7 @@ PRECISIONS = ("fp32", "fp16", "q8")
 METHODS = {"vision": "get_image_features", "text": "get_text_features"}
 
 
-class HFCLIPRuntimeModel:
+class HFCLIPExportedModel:
     """Run an exported CLIP on ONNX Runtime or OpenVINO with the methods of HFCLIPModel.
 
     Embeddings are float32 tensors on the CPU, unnormalized. There is nothing to train or to save.
@@ -34,7 +34,7 @@ class HFCLIPRuntimeModel:
         MissingPackageError: The runtime is not installed.
 
     Example:
-        >>> model = HFCLIPRuntimeModel("clip-rn50-onnx")
+        >>> model = HFCLIPExportedModel("clip-rn50-onnx")
         >>> embeds = model.encode_text(input_ids)  # (B, projection_dim)
     """
 
@@ -56,7 +56,7 @@ class HFCLIPRuntimeModel:
             if self.precision in manifest.graphs.get(part, {})
         }
 
-    def eval(self) -> "HFCLIPRuntimeModel":
+    def eval(self) -> "HFCLIPExportedModel":
         """Return the model: an exported graph is in evaluation mode."""
         return self
 
@@ -103,9 +103,9 @@ def load_exported(
     directory: str | os.PathLike,
     precision: str | None = None,
     device: str | torch.device | None = None,
-) -> tuple[HFCLIPRuntimeModel, HFCLIPProcessor]:
+) -> tuple[HFCLIPExportedModel, HFCLIPProcessor]:
     """Load an exported folder: the model, and the processor with the original's pixels and token ids."""
-    return HFCLIPRuntimeModel(directory, precision, device), load_processor(directory)
+    return HFCLIPExportedModel(directory, precision, device), load_processor(directory)
 
 
 def load_processor(directory: str | os.PathLike) -> HFCLIPProcessor:
@@ -135,4 +135,4 @@ def _open(directory: Path, manifest: Manifest, part: str, precision: str, device
     return OPEN[manifest.runtime](file, device)
 
 
-__all__ = ["PRECISIONS", "HFCLIPRuntimeModel", "load_exported", "load_processor"]
+__all__ = ["PRECISIONS", "HFCLIPExportedModel", "load_exported", "load_processor"]

@@ -1,1 +1,0 @@
-"""Models that were exported to other runtimes, with the methods of HFCLIPModel."""
