@@ -7,36 +7,41 @@ INTEGRATIONS := $(VENV)-integrations
 DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast test-lowest test-integrations lint format
+.PHONY: help demo docs test test-fast test-lowest test-integrations lint format
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '  make %-18s %s\n' "$$name" "$$text"; done
+	@printf '\n  PYTHON=python3.12  the Python to build with     VENV=dir  where to install (default .venv)\n'
 
-demo: $(DEMO)  ## convert two tiny CLIPs, classify images with the pipeline, draw build/demo/demo.png
+demo: $(DEMO)  ## convert two tiny CLIPs, label images with them, draw build/demo/demo.png
 	$(BIN)/python -m examples.demo $(if $(MODEL),--model "$(MODEL)")
 
-test: lint  ## everything, full-size parity included
+docs: $(VENV)-docs/.ready  ## build the documentation site in build/docs/site, a warning is an error
+	$(VENV)-docs/bin/python docs/build.py build/docs
+
+test: lint  ## all tests, the nine architectures at full size included (20 minutes)
 	$(BIN)/python -m pytest -n 2
 
-test-fast: lint  ## small models only
+test-fast: lint  ## tests of small models only (before each commit)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not integration"
 
-test-lowest: $(READY) $(VENV)/lowest  ## small models with the lowest transformers that pyproject.toml admits
+test-lowest: $(READY) $(VENV)/lowest  ## the fast tests with the lowest transformers that pyproject.toml admits
 	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not integration"
 
-test-integrations: $(INTEGRATIONS)/.ready  ## with peft, torchao, onnx, datasets and others; a skip is a failure
+test-integrations: $(INTEGRATIONS)/.ready  ## tests with peft, torchao, onnx, ray and others; a skip is a failure
 	@# a process for each file: some of these packages are not made to share one, and it ends by a signal
 	grep -rl --include="test_*.py" "mark.integration" tests | sort | xargs -P 2 -n 1 \
 		$(INTEGRATIONS)/bin/python -m pytest --no-header -m integration --no-skips
 
-lint: $(READY)  ## style, spelling, types
+lint: $(READY)  ## style, spelling, types, commit subjects
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell benchmarks conversion docs examples hf_clip model_cards tests *.md
+	.ci/check-subjects
 
-format: $(READY)  ## repair what can be repaired
+format: $(READY)  ## repair style where it can be repaired
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -50,6 +55,11 @@ $(DEMO): pyproject.toml | $(BIN)/python
 $(READY): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(DEMO) $@
+
+$(VENV)-docs/.ready: docs/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --requirement $<
+	touch $@
 
 $(VENV)/lowest: pyproject.toml
 	rm -rf $@

@@ -98,3 +98,8 @@ def test_readme_is_short_and_names_every_page():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_README_LINES
     assert set(re.findall(r"\((docs/[\w.]+)\)", text)) == {f"docs/{page.name}" for page in PAGES[1:]}
+
+
+def test_the_sites_navigation_names_every_page():
+    text = (ROOT / "docs" / "zensical.toml").read_text(encoding="utf-8")
+    assert set(re.findall(r'"([\w.]+\.md)"', text)) == {"index.md", *(page.name for page in PAGES[1:])}
