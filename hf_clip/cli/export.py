@@ -10,14 +10,14 @@ from .options import Force
 
 
 class Runtime(str, Enum):
-    """Name what runs the exported files."""
+    """Runtimes of exported graphs."""
 
     onnx = "onnx"
     openvino = "openvino"
 
 
-class FileLayout(str, Enum):
-    """Name the program whose file names are used."""
+class TargetName(str, Enum):
+    """Programs whose file names an export can have."""
 
     transformers_js = "transformers.js"
     fastembed = "fastembed"
@@ -28,10 +28,14 @@ class FileLayout(str, Enum):
 def export(
     source: Annotated[str, typer.Argument(metavar="DIR|ID", help="A folder with a CLIP, or the id of one on the Hub.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
-    runtime: Annotated[Runtime, typer.Option(help="What will run the files.")] = Runtime.onnx,
-    parts: Annotated[str, typer.Option(help="Of vision, text and joint, with commas between.")] = "vision,text",
-    precision: Annotated[str, typer.Option(help="Of fp32, fp16 and q8 (8-bit weights), with commas between.")] = "fp32",
-    layout: Annotated[FileLayout, typer.Option(help="Whose file names to use.")] = FileLayout.transformers_js,
+    runtime: Annotated[Runtime, typer.Option(help="The runtime of the graphs.")] = Runtime.onnx,
+    parts: Annotated[str, typer.Option(help="Some of vision, text, joint, separated by commas.")] = "vision,text",
+    precision: Annotated[
+        str, typer.Option(help="Some of fp32, fp16, q8 (8-bit weights), separated by commas.")
+    ] = "fp32",
+    target: Annotated[
+        TargetName, typer.Option(help="The program whose file names are used.")
+    ] = TargetName.transformers_js,
     with_preprocessing: Annotated[
         bool,
         typer.Option(
@@ -40,20 +44,24 @@ def export(
         ),
     ] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Images to calibrate q8 with; a ResNet needs some.")
+        Path | None, typer.Option(metavar="FOLDER", help="Calibration images, required for q8 of a ResNet.")
     ] = None,
     evaluate: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="A subfolder of images for each label, to measure every precision on."),
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder with one subfolder of images for each label, to evaluate every precision on.",
+        ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Export a CLIP to ONNX Runtime, OpenVINO or the browser, and measure the files beside the model.
+    """Export a CLIP to ONNX Runtime, OpenVINO or the browser, and measure each graph against the model.
 
-    Writes parity.json with the errors of each file; `hf-clip verify` measures them again. `hf-clip classify`, `embed`
-    and `evaluate` take the folder as --model, with `--dtype float16` or `--dtype int8` for its files in fp16 or q8.
+    The output contains parity.json with the errors of each file; `hf-clip verify` measures them again. `hf-clip
+    classify`, `embed` and `evaluate` read the folder as --model; `--dtype float16` and `--dtype int8` select its fp16
+    and q8 graphs.
 
-    8-bit weights change answers: `--evaluate` says how many, on images like yours, before you rely on them.
+    8-bit weights change predictions: `--evaluate` counts how many, on images like yours.
 
     Example: hf-clip export clip-rn50 --output clip-rn50-onnx
     """
@@ -65,7 +73,7 @@ def export(
         runtime=runtime.value,
         parts=_names(parts),
         precisions=_names(precision),
-        layout=layout.value,
+        target=target.value,
         preprocessing=with_preprocessing,
         calibration=calibrate,
         evaluation=evaluate,

@@ -1,1 +1,1 @@
-"""Export CLIP to other runtimes."""
+"""Export of CLIP models to ONNX and OpenVINO, for ONNX Runtime, browsers and inference servers."""

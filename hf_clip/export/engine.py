@@ -1,4 +1,4 @@
-"""From a CLIP to a folder that other runtimes read."""
+"""Export of a CLIP: trace the towers, convert precisions, measure the errors, write settings and manifest."""
 
 import json
 import os
@@ -17,33 +17,33 @@ from transformers.utils import cached_file
 
 from ..data.images import image_paths
 from ..exported.manifest import Manifest
-from ..exported.model import METHODS, PRECISIONS
+from ..exported.model import FEATURE_METHODS, PRECISIONS
 from ..exported.sessions import OPEN
 from ..model.modeling_hf_clip import HFCLIPModel
 from ..model.modeling_hf_clip_base import has_plain_weight
 from ..model.processing_hf_clip import HFCLIPProcessor
 from ..utils.files import check_output, new_directory
 from ..utils.packages import require
-from .layouts import LAYOUTS, OPENVINO, Layout, copy_script, write_settings
 from .measure import NOT_EVALUATED, LabeledImages, compare, evaluate, tower_inputs
 from .precisions import has_convolutions, write_fp16, write_openvino, write_q8
 from .preprocessing import write_fused, write_preprocessing
-from .towers import IMMICH_PARTS, PARTS, example_inputs, optimized, write_onnx
+from .targets import OPENVINO, TARGETS, Target, copy_script, write_settings
+from .towers import IMMICH_TOWERS, TOWERS, example_inputs, optimized, write_onnx
 
 OPSET = 20
 CALIBRATION_IMAGES = 300
 PREPROCESSING = "preprocess.onnx"
-PACKAGES = ("hf_clip", "torch", "transformers", "onnx", "onnxruntime", "openvino")
+VERSIONED_PACKAGES = ("hf_clip", "torch", "transformers", "onnx", "onnxruntime", "openvino")
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to write, checked before any work."""
+    """Arguments of an export, checked before the model is loaded."""
 
     runtime: str
-    layout: Layout
-    layout_name: str
+    target: Target
+    target_name: str
     towers: dict[str, type[nn.Module]]
     precisions: tuple[str, ...]
 
@@ -56,39 +56,39 @@ def export_clip(
     runtime: str = "onnx",
     parts: Sequence[str] | None = None,
     precisions: Sequence[str] = ("fp32",),
-    layout: str = "transformers.js",
+    target: str = "transformers.js",
     preprocessing: bool = False,
     calibration: str | os.PathLike | None = None,
     evaluation: str | os.PathLike | None = None,
     force: bool = False,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Export a CLIP to ONNX or OpenVINO, and measure what was written beside it.
+    """Export a CLIP to ONNX or OpenVINO, and measure each written graph against the model.
 
-    The folder also holds the settings under the names of transformers' own CLIP, parity.json with the measured errors,
-    and preprocess.mjs. `load_clip(output)` runs it.
+    The output also contains the settings in the format of transformers' own CLIP, parity.json with the measured errors,
+    and preprocess.mjs, the image preprocessing for JavaScript. `load_clip(output)` runs the exported model.
 
     Args:
-        source: A folder or Hub id with a CLIP, or a model in float32 and evaluation mode (give its `processor` too).
-        output: The folder to write; it appears only when it is whole.
-        processor: The processor of a model that is given as such.
+        source: A folder or Hub id of a CLIP, or a model in float32 and evaluation mode together with its `processor`.
+        output: The folder to write; it appears under this name once it is complete.
+        processor: The processor of a model that is passed as an object.
         runtime: "onnx" or "openvino".
-        parts: Of "vision", "text" and "joint"; vision and text unless given.
-        precisions: Of "fp32", "fp16" and "q8" (8-bit weights).
-        layout: Whose file names to use: "transformers.js", "fastembed", "triton" or "immich".
-        preprocessing: Also write preprocess.onnx, which turns 8-bit RGB (H, W, 3) into the original's pixels, and for
-            ONNX Runtime each vision tower once more with it in front, as `..._rgb.onnx`.
-        calibration: A folder of images, which q8 needs for the convolutions of a ResNet.
-        evaluation: A folder with one subfolder of images for each label, to measure every precision on.
-        force: Replace an output that exists.
+        parts: Some of "vision", "text" and "joint" (default: vision and text).
+        precisions: Some of "fp32", "fp16" and "q8" (8-bit weights).
+        target: The program whose file names are used: "transformers.js", "fastembed", "triton" or "immich".
+        preprocessing: Also write preprocess.onnx, a graph from 8-bit RGB (H, W, 3) to the original's pixels, and for
+            ONNX Runtime a second copy of each vision tower with this graph in front, `..._rgb.onnx`.
+        calibration: A folder of images, required for q8 of a ResNet, whose convolutions are quantized statically.
+        evaluation: A folder with one subfolder of images for each label, on which every precision is evaluated.
+        force: Replace an existing output.
         report: Called with a sentence at each step.
 
     Returns:
-        What parity.json holds: relative errors, cosines and bytes of each file, and the evaluation.
+        The contents of parity.json: relative errors, cosines and bytes of each file, and the evaluation.
 
     Raises:
-        ValueError: The model is optimized, quantized, adapted or not in float32, or the arguments do not go together.
-        TypeError: The source is no CLIP with both towers.
+        ValueError: The model is optimized, quantized, adapted or not in float32, or arguments contradict each other.
+        TypeError: The source is not a CLIP with both towers.
         MissingPackageError: The extra `onnx` or `openvino` is not installed.
         OSError: The output cannot be written.
 
@@ -96,17 +96,17 @@ def export_clip(
         >>> export_clip("clip-rn50", "clip-rn50-onnx", precisions=["fp32", "fp16"])
     """
     output = Path(output)
-    plan = _plan(runtime, parts, precisions, layout)
+    plan = _plan(runtime, parts, precisions, target)
     check_output(output, force)
     model, processor = load_source(source, processor)
     if "q8" in plan.precisions and "vision" in plan.towers and has_convolutions(model.config) and calibration is None:
-        raise ValueError("q8 of a ResNet has to be calibrated: pass calibration (--calibrate), a folder of images")
+        raise ValueError("q8 of a ResNet needs calibration images: pass calibration (--calibrate), a folder of images")
     pixels = None if calibration is None else _calibration(Path(calibration), processor)
     labeled = None if evaluation is None else LabeledImages(Path(evaluation), processor)
     with new_directory(output) as directory:
         files = _write_graphs(directory, plan, model, processor, pixels, report)
-        write_settings(directory, plan.layout, model.config, processor)
-        plan.layout.extras(directory, plan.layout, model.config, list(files))
+        write_settings(directory, plan.target, model.config, processor)
+        plan.target.extras(directory, plan.target, model.config, list(files))
         copy_script(directory)
         if preprocessing:
             _write_preprocessing(directory, plan, processor)
@@ -116,41 +116,41 @@ def export_clip(
             report(f"evaluating on {len(labeled.paths):,} images")
             result["evaluation"] = evaluate(directory, plan.precisions, model, labeled, report)
         elif "q8" in plan.precisions:
-            report("q8 is not evaluated: pass evaluation (--evaluate), a folder of images for each label")
+            report("q8 is not evaluated: pass evaluation (--evaluate), a folder with one subfolder for each label")
         (directory / "parity.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
-def _plan(runtime: str, parts: Sequence[str] | None, precisions: Sequence[str], layout: str) -> Plan:
+def _plan(runtime: str, parts: Sequence[str] | None, precisions: Sequence[str], target: str) -> Plan:
     _check_among("runtime", [runtime], NEEDED)
-    _check_among("layout", [layout], LAYOUTS)
+    _check_among("target", [target], TARGETS)
     _check_among("precision", precisions, PRECISIONS)
-    chosen = OPENVINO if runtime == "openvino" else LAYOUTS[layout]
-    if runtime == "openvino" and layout != "transformers.js":
-        raise ValueError(f"layout {layout} holds ONNX files: leave it off, or pass runtime onnx")
-    parts = tuple(METHODS) if parts is None else parts
+    chosen = OPENVINO if runtime == "openvino" else TARGETS[target]
+    if runtime == "openvino" and target != "transformers.js":
+        raise ValueError(f"target {target} has ONNX files: leave it off, or choose runtime onnx")
+    parts = tuple(FEATURE_METHODS) if parts is None else parts
     _check_among("part", parts, chosen.graphs)
     for package in NEEDED[runtime]:
         require(package, runtime, f"export to {runtime}")
     if runtime == "openvino" and "q8" in precisions:
         require("nncf", runtime, "q8 for openvino")
-    towers = IMMICH_PARTS if layout == "immich" else PARTS
-    return Plan(runtime, chosen, layout, {part: towers[part] for part in parts}, tuple(precisions))
+    towers = IMMICH_TOWERS if target == "immich" else TOWERS
+    return Plan(runtime, chosen, target, {part: towers[part] for part in parts}, tuple(precisions))
 
 
 def _check_among(name: str, values: Sequence[str], known: Any) -> None:
     if not values:
-        raise ValueError(f"no {name} is given: choose of {', '.join(known)}")
+        raise ValueError(f"no {name} is given: choose from {', '.join(known)}")
     for value in values:
         if value not in known:
-            raise ValueError(f"{name} {value!r} is unknown here: choose of {', '.join(known)}")
+            raise ValueError(f"{name} {value!r} is unknown: choose from {', '.join(known)}")
 
 
 def load_source(source: str | os.PathLike | nn.Module, processor: Any = None) -> tuple[nn.Module, Any]:
-    """Load the model to export in float32, or check the one that is given, and its processor."""
+    """Load a model in float32 and its processor, or check that a model object can be exported."""
     if isinstance(source, nn.Module):
         if processor is None:
-            raise ValueError("a model comes without its processor: pass processor too")
+            raise ValueError("the model has no processor: pass processor too")
         _check_exportable(source)
         return source, processor
     _check_not_packed(source)
@@ -160,21 +160,23 @@ def load_source(source: str | os.PathLike | nn.Module, processor: Any = None) ->
 
 
 def _check_not_packed(source: str | os.PathLike) -> None:
-    """Raise for a folder with quantized weights, before transformers fails to convert them."""
+    """Raise ValueError for a folder with quantized weights, which transformers would fail to load in float32."""
     file = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False)
     if file is not None and "quantization_config" in json.loads(Path(file).read_text(encoding="utf-8")):
         raise ValueError(f"the weights in {source} are quantized: export the checkpoint, and choose precision q8")
 
 
 def _check_exportable(model: nn.Module) -> None:
-    """Raise for a model whose graph would not be the checkpoint's."""
+    """Raise ValueError or TypeError for a model whose graph would differ from its checkpoint."""
     modules = list(model.modules())
     if any(type(module).__module__.split(".")[0] == "peft" for module in modules):
         raise ValueError("the model has adapters: call merge_and_unload() and export what it returns")
     if not isinstance(model, HFCLIPModel | CLIPModel):
-        raise TypeError(f"{type(model).__name__} is no CLIP with both towers: give an HFCLIPModel or a CLIPModel")
+        raise TypeError(f"{type(model).__name__} is not a CLIP with both towers: pass an HFCLIPModel or a CLIPModel")
     if getattr(model, "optimizations", None):
-        raise ValueError("the model is optimized: export it before optimize_for_inference(), the runtime optimizes")
+        raise ValueError(
+            "the model is optimized: export it before optimize_for_inference(), the runtime optimizes the graph"
+        )
     layers = [module for module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
     if getattr(model, "hf_quantizer", None) is not None or not all(map(has_plain_weight, layers)):
         raise ValueError("the weights are quantized: load the model without quantization, and choose precision q8")
@@ -187,14 +189,14 @@ def _check_exportable(model: nn.Module) -> None:
 def _calibration(folder: Path, processor: Any) -> Any:
     paths = image_paths(folder)[:CALIBRATION_IMAGES]
     if not paths:
-        raise ValueError(f"there are no images in {folder}: calibration takes some that are like those to embed")
+        raise ValueError(f"there are no images in {folder}: choose a folder of images like the ones to embed")
     return processor.image_processor(images=paths, return_tensors="np").pixel_values
 
 
 def _write_graphs(
     directory: Path, plan: Plan, model: nn.Module, processor: Any, pixels: Any, report: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Write every part in every precision; return what was measured of each file."""
+    """Write every part in every precision; return the measured errors of each file."""
     files: dict[str, dict[str, Any]] = {}
     static = pixels if has_convolutions(model.config) else None
     prepared, fast = tower_inputs(model, processor), optimized(model)
@@ -203,11 +205,11 @@ def _write_graphs(
             tower = kind(model)
             inputs = {name: prepared[name] for name in tower.inputs}
             with TemporaryDirectory(dir=directory, prefix=".trace.") as scratch:
-                traced = Path(scratch) / Path(plan.layout.file(part, "fp32")).with_suffix(".onnx").name
+                traced = Path(scratch) / Path(plan.target.file(part, "fp32")).with_suffix(".onnx").name
                 write_onnx(kind(fast), example_inputs(tower, model.config), traced, OPSET)
-                # the 32-bit graph itself goes last: the others are made from it
+                # fp32 comes last: it is the traced file itself, renamed, and the other precisions are made from it
                 for precision in sorted(plan.precisions, key=PRECISIONS.index, reverse=True):
-                    name = plan.layout.file(part, precision)
+                    name = plan.target.file(part, precision)
                     file = directory / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     _write_precision(plan.runtime, traced, file, precision, static if part == "vision" else None)
@@ -231,7 +233,7 @@ def _write_precision(runtime: str, traced: Path, file: Path, precision: str, pix
 
 
 def file_bytes(file: Path) -> int:
-    """Count the bytes of a graph and of the weights beside it."""
+    """Count the bytes of a graph and of its weights, which may be in a second file."""
     beside = [file.with_name(f"{file.name}_data"), file.with_suffix(".bin")]
     return sum(path.stat().st_size for path in [file, *beside] if path.exists())
 
@@ -241,18 +243,18 @@ def _write_preprocessing(directory: Path, plan: Plan, processor: Any) -> None:
     graph, onnx = directory / PREPROCESSING, plan.runtime == "onnx"
     write_preprocessing(processor.image_processor.to_dict(), graph, float64=onnx)
     for precision in plan.precisions if onnx and "vision" in plan.towers else ():
-        tower = directory / plan.layout.file("vision", precision)
+        tower = directory / plan.target.file("vision", precision)
         write_fused(graph, tower, tower.with_name(f"{tower.stem}_rgb.onnx"))
 
 
 def _manifest(plan: Plan, model: nn.Module) -> Manifest:
-    graphs = {part: {name: plan.layout.file(part, name) for name in plan.precisions} for part in plan.towers}
+    graphs = {part: {name: plan.target.file(part, name) for name in plan.precisions} for part in plan.towers}
     return Manifest(
         runtime=plan.runtime,
-        layout=plan.layout_name,
+        target=plan.target_name,
         graphs=graphs,
-        image_processor=plan.layout.image_processor,
-        tokenizer=plan.layout.tokenizer,
+        image_processor=plan.target.image_processor,
+        tokenizer=plan.target.tokenizer,
         logit_scale=model.logit_scale.item(),
         source=model.config.name_or_path or type(model).__name__,
         config=model.config.to_dict(),
@@ -261,7 +263,7 @@ def _manifest(plan: Plan, model: nn.Module) -> Manifest:
 
 def _versions() -> dict[str, str]:
     versions = {}
-    for package in PACKAGES:
+    for package in VERSIONED_PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

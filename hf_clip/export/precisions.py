@@ -1,4 +1,4 @@
-"""Smaller forms of a graph: fp16 and 8-bit weights, for ONNX Runtime and OpenVINO."""
+"""Conversion of traced graphs to fp16 and to 8-bit weights, for ONNX Runtime and OpenVINO."""
 
 import logging
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ import numpy as np
 
 from ..utils.packages import require
 
-# computed in float32: their sums and squares leave the range of float16
+# these operators stay in float32: their sums and squares exceed the range of float16
 FP32_OPERATORS = ["LayerNormalization", "Softmax", "ReduceMean", "Pow"]
-# one scale for each column of a weight; activations are measured on each call
+# dynamic: one scale for each column of a weight, and one for the activations of each call
 DYNAMIC = {"op_types_to_quantize": ["MatMul", "Gemm", "Gather"], "per_channel": True}
-# convolutions have no dynamic kernel worth having: their activations are measured once, on calibration images
+# static: ONNX Runtime has no fast dynamic convolution, so scales of activations are measured on calibration images
 STATIC = {"op_types_to_quantize": ["Conv", "MatMul", "Gemm"], "per_channel": True}
 
 
 def write_fp16(source: Path, target: Path) -> None:
-    """Store and compute in float16, with float32 inputs and outputs, norms and softmax."""
+    """Convert a graph to float16; inputs, outputs, norms and softmax stay in float32."""
     require("onnxruntime", "onnx", "fp16")
     import onnx
     import onnx_ir
@@ -31,12 +31,12 @@ def write_fp16(source: Path, target: Path) -> None:
     )
     del converted.graph.value_info[:]  # types from before
     sorted_ = onnx_ir.from_proto(converted)
-    sorted_.graph.sort()  # the casts of inputs come last, which other readers refuse
+    sorted_.graph.sort()  # the converter appends the casts of inputs at the end, which other readers refuse
     onnx_ir.save(sorted_, target)
 
 
 def write_q8(source: Path, target: Path, pixels: np.ndarray | None) -> None:
-    """Store weights in 8 bits; a graph with convolutions needs calibration `pixels` (N, 3, H, W)."""
+    """Quantize weights to 8 bits; a graph with convolutions needs calibration `pixels` (N, 3, H, W)."""
     require("onnxruntime", "onnx", "q8")
     import onnx_ir
     from onnx_ir.passes.common import RemoveUnusedOpsetsPass
@@ -54,7 +54,7 @@ def write_q8(source: Path, target: Path, pixels: np.ndarray | None) -> None:
             calibration = _Calibration(pixels)
             quantize_static(prepared, target, calibration, activation_type=QuantType.QUInt8, **STATIC, **options)
         graph = onnx_ir.load(target)
-        RemoveUnusedOpsetsPass()(graph)  # it names every operator set that ONNX Runtime knows
+        RemoveUnusedOpsetsPass()(graph)  # ONNX Runtime declares every operator set it knows
         onnx_ir.save(graph, target)
     finally:
         prepared.unlink(missing_ok=True)
@@ -72,11 +72,11 @@ def write_openvino(source: Path, target: Path, precision: str, pixels: np.ndarra
 
 
 def _openvino_q8(model: Any, pixels: np.ndarray | None) -> Any:
-    """Store weights in 8 bits, one scale for each row; those of a ResNet with its activations."""
+    """Quantize weights to 8 bits with one scale for each row; with `pixels` also the activations."""
     require("nncf", "openvino", "q8 for openvino")
     import nncf
 
-    with redirect_stdout(StringIO()), _quiet("nncf"):  # it draws progress bars of its own
+    with redirect_stdout(StringIO()), _quiet("nncf"):  # it draws progress bars
         if pixels is None:
             return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
         # 7 bits, as for ONNX Runtime
@@ -94,7 +94,7 @@ def _openvino_q8(model: Any, pixels: np.ndarray | None) -> Any:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Leave out what a package logs below warnings."""
+    """Raise the log level of a package to warnings."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -110,7 +110,7 @@ def has_convolutions(config: Any) -> bool:
 
 
 class _Calibration:
-    """Feed one image at a time to ONNX Runtime's calibration."""
+    """The calibration images as ONNX Runtime reads them, one at a time."""
 
     def __init__(self, pixels: np.ndarray):
         self._rows: Iterator[np.ndarray] = iter(pixels)

@@ -14,7 +14,7 @@ from ..utils.packages import require
 
 BICUBIC = 3
 
-# the output positions in the crop
+# positions of the output pixels within the resized image: those of the center crop
 POSITIONS = """
   {a}.margin = Sub({a}.resized, crop)
   {a}.margin64 = Cast<to=11>({a}.margin)
@@ -25,7 +25,7 @@ POSITIONS = """
   {a}.out = Range({a}.start, {a}.end, one)
 """
 
-# how far each input lies from each output, in units of the filter: in Pillow's own order, in float64
+# distance of each input pixel from each output pixel in units of the filter, in the order of Pillow's C code, float64
 DISTANCES = """
   {a}.out64 = Cast<to=11>({a}.out)
   {a}.length64 = Cast<to=11>({a}.length)
@@ -51,7 +51,7 @@ DISTANCES = """
   {a}.t = Abs({a}.signed)
 """
 
-# the same where float64 is computed in float32: a quotient of whole numbers has an error of 2^-24 of its own
+# the same distances as quotients of integers, for runtimes that compute float64 in float32: the error is 2^-24
 WHOLE_DISTANCES = """
   {a}.in = Range(zero, {a}.length, one)
   {a}.in_twice = Mul({a}.in, two)
@@ -88,7 +88,7 @@ BICUBIC_FILTER = """
   {a}.bicubic = Where({a}.is_near, {a}.near, {a}.tail)
 """
 
-# Pillow leaves out what lies beyond whole positions; the filter is 0 there up to rounding
+# Pillow reads whole pixels only; at the cut ends the filter is 0 up to rounding
 CUT = """
   {a}.not_before = GreaterOrEqual({a}.in64, {a}.first)
   {a}.not_after = Less({a}.in64, {a}.last)
@@ -96,7 +96,7 @@ CUT = """
   {a}.cut = Where({a}.inside, {a}.bicubic, d0)
 """
 
-# the same polynomials by their roots, which float32 subtracts without an error
+# the same polynomials, factored: float32 subtracts the roots exactly
 WHOLE_FILTER = """
   {a}.t_1 = Sub({a}.t, d1)
   {a}.t_2 = Sub({a}.t, d2)
@@ -132,7 +132,7 @@ WEIGHTS = """
   {a}.low = Cast<to=1>({a}.low64)
 """
 
-# the integer of both halves, rounded to 8 bits
+# the exact integer sum of both halves, rounded to 8 bits as Pillow rounds
 ROUNDED = """
   {a}.high_sum = MatMul({high})
   {a}.low_sum = MatMul({low})
@@ -146,7 +146,7 @@ ROUNDED = """
   {a}.pixels = Cast<to=1>({a}.clipped)
 """
 
-GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
+PREPROCESSING_GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
 preprocess (uint8[height, width, 3] image) => (float[1, 3, {crop}, {crop}] pixel_values)
 <int64 zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64 crop = {{{crop}}}, int64 resize = {{{resize}}},
  int64[1] one_axis = {{1}}, int64[1] zero_axis = {{0}},
@@ -191,11 +191,15 @@ preprocess (uint8[height, width, 3] image) => (float[1, 3, {crop}, {crop}] pixel
 
 
 def write_preprocessing(settings: Mapping[str, Any], path: Path, float64: bool = True) -> None:
-    """Write the graph for an image processor's settings: `image` (H, W, 3) uint8 to `pixel_values` (1, 3, S, S).
+    """Write the graph of an image processor: `image` (H, W, 3) uint8 to `pixel_values` (1, 3, S, S).
 
-    Without `float64` the weights are within 2^-21 of Pillow's where the runtime computes float64 in float32.
+    Args:
+        settings: The settings of the image processor.
+        path: The file to write.
+        float64: False for runtimes that compute float64 in float32; weights are then within 2^-21 of Pillow's.
 
-    Raises ValueError for settings that are not CLIP's own steps.
+    Raises:
+        ValueError: The settings differ from CLIP's steps.
     """
     require("onnx", "onnx", "preprocessing in the graph")
     import onnx
@@ -208,7 +212,7 @@ def write_preprocessing(settings: Mapping[str, Any], path: Path, float64: bool =
         f"  first.{half}_t = Transpose<perm=[1, 0]>(first.{half})\n" for half in ("high", "low")
     ) + ROUNDED.format(a="first", high="lines, first.high_t", low="lines, first.low_t")
     body += ROUNDED.format(a="second", high="second.high, first.pixels", low="second.low, first.pixels")
-    text = GRAPH.format(
+    text = PREPROCESSING_GRAPH.format(
         crop=crop,
         resize=resize,
         scale=repr(1 / settings["rescale_factor"]),
@@ -226,7 +230,7 @@ def write_preprocessing(settings: Mapping[str, Any], path: Path, float64: bool =
 
 
 def write_fused(preprocessing: Path, vision: Path, path: Path) -> None:
-    """Write one graph of preprocessing and an ONNX vision tower: `image` (H, W, 3) uint8 to the tower's output."""
+    """Join preprocessing and an ONNX vision tower to one graph: `image` (H, W, 3) uint8 to the tower's output."""
     import onnx
 
     first, second = onnx.load(preprocessing), onnx.load(vision)
@@ -238,7 +242,7 @@ def write_fused(preprocessing: Path, vision: Path, path: Path) -> None:
 
 
 def _sizes(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the short side after resizing and the side of the crop; raise for anything but CLIP's steps."""
+    """Return the short side after resizing and the side of the crop; raise ValueError unless the steps are CLIP's."""
     steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
     size, crop = dict(settings["size"]), dict(settings["crop_size"])
     resize = size.get("shortest_edge")

@@ -1,4 +1,4 @@
-"""The parts of a CLIP that are exported, and how each is traced to ONNX."""
+"""Modules that are traced to ONNX: image tower, text tower, and both with their scores."""
 
 import copy
 import warnings
@@ -20,7 +20,7 @@ INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB; the graph itself needs s
 
 
 class VisionTower(nn.Module):
-    """Give the image embeddings alone."""
+    """The image tower of a CLIP with its projection: pixels to unnormalized embeddings."""
 
     inputs, outputs = {"pixel_values": {0: "batch"}}, ["image_embeds"]
 
@@ -33,7 +33,7 @@ class VisionTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Give the text embeddings alone."""
+    """The text tower of a CLIP with its projection: token ids to unnormalized embeddings."""
 
     inputs, outputs = {"input_ids": {0: "batch", 1: "sequence"}}, ["text_embeds"]
 
@@ -46,7 +46,7 @@ class TextTower(nn.Module):
 
 
 class JointModel(nn.Module):
-    """Give scores and normalized embeddings, in the order of stock CLIP's ONNX files."""
+    """Both towers: logits and normalized embeddings, in the order of the ONNX files of stock CLIP."""
 
     inputs = {"input_ids": {0: "text_batch", 1: "sequence"}, "pixel_values": {0: "image_batch"}}
     outputs = ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"]
@@ -61,7 +61,7 @@ class JointModel(nn.Module):
 
 
 class ImmichVisionTower(VisionTower):
-    """Give one normalized image embedding under the names that Immich reads."""
+    """The image tower for Immich: one row, normalized, under the names that Immich reads."""
 
     inputs, outputs = {"image": {}}, ["embedding"]
 
@@ -70,7 +70,7 @@ class ImmichVisionTower(VisionTower):
 
 
 class ImmichTextTower(TextTower):
-    """Give one normalized text embedding of 32-bit ids under the names that Immich reads."""
+    """The text tower for Immich: one row of 32-bit ids, normalized, under the names that Immich reads."""
 
     inputs, outputs = {"text": {}}, ["embedding"]
 
@@ -78,14 +78,15 @@ class ImmichTextTower(TextTower):
         return nn.functional.normalize(super().forward(text.long()), dim=-1)
 
 
-PARTS: dict[str, type[nn.Module]] = {"vision": VisionTower, "text": TextTower, "joint": JointModel}
-IMMICH_PARTS: dict[str, type[nn.Module]] = {"vision": ImmichVisionTower, "text": ImmichTextTower}
+TOWERS: dict[str, type[nn.Module]] = {"vision": VisionTower, "text": TextTower, "joint": JointModel}
+IMMICH_TOWERS: dict[str, type[nn.Module]] = {"vision": ImmichVisionTower, "text": ImmichTextTower}
 
 
 def optimized(clip: nn.Module) -> nn.Module:
-    """Copy the modules of a CLIP, on the same storage, and optimize the copy; stock CLIP is returned as it is.
+    """Return an optimized copy of a CLIP that shares its tensors; a stock CLIP is returned as it is.
 
-    Its graph has no convolution in a ViT, no BatchNorm in a ResNet, and computes last layers at one position.
+    The graph of the copy has a matrix product in place of a ViT's patch convolution, no BatchNorm in a ResNet, and
+    computes the last layers only at the pooled position.
     """
     if not isinstance(clip, HFCLIPModel):
         return clip
@@ -94,17 +95,17 @@ def optimized(clip: nn.Module) -> nn.Module:
     made = copy.deepcopy(clip, memo).optimize_for_inference()
     for module in made.modules():
         if isinstance(module, HFCLIPFastAttentionPooling):
-            module.__class__ = HFCLIPAttentionPooling  # the fast form is products of tensors, which q8 passes by
+            module.__class__ = HFCLIPAttentionPooling  # q8 would skip the products of the fast form
     return made
 
 
 def example_inputs(tower: nn.Module, config: Any) -> dict[str, torch.Tensor]:
-    """Make inputs to trace `tower` with: rows of each, one where the graph takes one."""
+    """Make random inputs to trace `tower` with: several rows, or one for a graph with a fixed batch of one."""
     generator = torch.Generator().manual_seed(0)
     size, vocabulary = config.vision_config.image_size, config.text_config.vocab_size
     length = config.text_config.max_position_embeddings
     single = not any(tower.inputs.values())
-    # counts that differ from each other and from 1, which the tracer takes for constants
+    # the tracer takes sizes of 1 and equal sizes for constants: every dynamic axis gets a size of its own
     pixels = torch.randn(1 if single else 2, 3, size, size, generator=generator)
     ids = torch.randint(0, vocabulary, (1, length) if single else (3, max(3, length // 2)), generator=generator)
     made = {"pixel_values": pixels, "image": pixels, "input_ids": ids, "text": ids.int()}
@@ -113,12 +114,12 @@ def example_inputs(tower: nn.Module, config: Any) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def write_onnx(tower: nn.Module, inputs: Mapping[str, torch.Tensor], path: Path, opset: int) -> None:
-    """Trace `tower` and write it with its weights inside; those of 2 GiB and more lie beside it, in PATH_data."""
+    """Trace `tower` and write an ONNX file; weights of 2 GiB and more go into a second file, PATH_data."""
     for package in ("onnx", "onnxscript"):
         require(package, "onnx", "export")
     import onnx_ir
 
-    # the exporter prints its steps
+    # the exporter prints progress to stdout
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -142,4 +143,4 @@ def write_onnx(tower: nn.Module, inputs: Mapping[str, torch.Tensor], path: Path,
     onnx_ir.save(graph, path, external_data=f"{path.name}_data" if weights > INLINE_BYTES else None)
 
 
-__all__ = ["IMMICH_PARTS", "PARTS", "example_inputs", "optimized", "write_onnx"]
+__all__ = ["IMMICH_TOWERS", "TOWERS", "example_inputs", "optimized", "write_onnx"]

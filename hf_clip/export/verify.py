@@ -1,4 +1,4 @@
-"""Measure an exported folder again, and compare with what its parity.json recorded."""
+"""Check of an exported folder: its graphs are measured again and compared with parity.json."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from ..exported.manifest import read_manifest
 from ..exported.sessions import OPEN
 from .engine import file_bytes, load_source
 from .measure import compare, tower_inputs
-from .towers import IMMICH_PARTS, PARTS
+from .towers import IMMICH_TOWERS, TOWERS
 
-# machines round differently: errors may grow by a tenth, and by this much
+# CPUs round differently: errors may be a tenth and 2e-6 above the recorded ones
 RELATIVE, ABSOLUTE = 0.1, 2e-6
 
 
@@ -23,19 +23,19 @@ def verify_export(
     source: str | os.PathLike | None = None,
     report: Callable[[str], None] = print,
 ) -> bool:
-    """Run every graph of an exported folder beside its model, and report each file.
+    """Measure the error of every graph in an exported folder against its model, and report each file.
 
     Args:
         directory: A folder that `export_clip` wrote.
-        source: The folder or Hub id of the model; what the manifest names unless given.
+        source: The folder or Hub id of the model (default: the source in the manifest).
         report: Called with a sentence for each file.
 
     Returns:
-        True if every file has the bytes and, up to rounding, the errors that parity.json recorded.
+        True if sizes and, up to rounding, errors of all files are those in parity.json.
 
     Raises:
         ValueError: The folder has no readable manifest or parity.json, or a graph cannot be opened.
-        OSError: The model is not there.
+        OSError: The model cannot be found.
 
     Example:
         >>> verify_export("clip-rn50-onnx", "clip-rn50")
@@ -44,7 +44,7 @@ def verify_export(
     recorded = _recorded(folder / "parity.json")
     model, processor = load_source(source or manifest.source)
     inputs = tower_inputs(model, processor)
-    towers = IMMICH_PARTS if manifest.layout == "immich" else PARTS
+    towers = IMMICH_TOWERS if manifest.target == "immich" else TOWERS
     equal = True
     for name, row in recorded.items():
         file, tower = folder / name, towers[row["part"]](model)
@@ -69,7 +69,7 @@ def _recorded(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _difference(measured: dict[str, float], row: dict[str, Any]) -> str:
-    """Name the first number that is worse than recorded."""
+    """Describe the first error that is larger than recorded; empty if none is."""
     for name in ("relative_error_max", "relative_error_mean"):
         if measured[name] > row[name] * (1 + RELATIVE) + ABSOLUTE:
             return f"{name} is {measured[name]:.2e}, recorded is {row[name]:.2e}"

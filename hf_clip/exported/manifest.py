@@ -1,4 +1,4 @@
-"""What an exported folder holds, as its manifest tells."""
+"""The manifest of an exported folder: which graph is which, and the model's configuration."""
 
 import json
 import os
@@ -7,19 +7,26 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "hf_clip_export.json"
-FORMAT = "hf_clip export 1"
+MANIFEST_FORMAT = "hf_clip export 2"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Describe an exported folder.
+    """Contents of an exported folder; all paths are relative to it.
 
-    `graphs` has one file for each part ("vision", "text", "joint") and precision; `image_processor` and `tokenizer` are
-    the folders of their settings. All paths are relative to the folder.
+    Args:
+        runtime: "onnx" or "openvino".
+        target: The program whose file names are used.
+        graphs: For each part ("vision", "text", "joint") and precision, the file of the graph.
+        image_processor: The folder of the image processor's settings.
+        tokenizer: The folder of the tokenizer's files.
+        logit_scale: The logarithm of the factor on cosines.
+        source: The model that was exported.
+        config: Its configuration, from which HFCLIPConfig is made again.
     """
 
     runtime: str
-    layout: str
+    target: str
     graphs: dict[str, dict[str, str]]
     image_processor: str
     tokenizer: str
@@ -29,7 +36,7 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         """Write the manifest into `directory`."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
+        text = json.dumps({"format": MANIFEST_FORMAT, **asdict(self)}, indent=2)
         (directory / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -39,15 +46,15 @@ def is_exported(directory: str | os.PathLike) -> bool:
 
 
 def read_manifest(directory: str | os.PathLike) -> Manifest:
-    """Read the manifest of an exported folder; raise ValueError if it is not one that this version reads."""
+    """Read the manifest of an exported folder; raise ValueError if this version cannot read it."""
     path = Path(directory) / MANIFEST
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        if entries.pop("format") != FORMAT:
+        if entries.pop("format") != MANIFEST_FORMAT:
             raise KeyError("format")
         return Manifest(**entries)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a manifest that this hf_clip reads: export the model again") from error
 
 
-__all__ = ["FORMAT", "MANIFEST", "Manifest", "is_exported", "read_manifest"]
+__all__ = ["MANIFEST", "MANIFEST_FORMAT", "Manifest", "is_exported", "read_manifest"]

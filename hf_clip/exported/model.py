@@ -16,18 +16,18 @@ from .manifest import Manifest, read_manifest
 from .sessions import OPEN, Session
 
 PRECISIONS = ("fp32", "fp16", "q8")
-METHODS = {"vision": "get_image_features", "text": "get_text_features"}
+FEATURE_METHODS = {"vision": "get_image_features", "text": "get_text_features"}
 
 
 class HFCLIPExportedModel:
     """Run an exported CLIP on ONNX Runtime or OpenVINO with the methods of HFCLIPModel.
 
-    Embeddings are float32 tensors on the CPU, unnormalized. There is nothing to train or to save.
+    Embeddings are unnormalized float32 tensors on the CPU. The model cannot be trained or saved.
 
     Args:
         directory: A folder that `export_clip` wrote, with the parts vision and text.
-        precision: "fp32", "fp16" or "q8"; the first of these that the folder holds unless given.
-        device: "cpu", or one for which the runtime is installed.
+        precision: "fp32", "fp16" or "q8" (default: the first of these in the folder).
+        device: "cpu", or a device of the installed runtime, such as "cuda".
 
     Raises:
         ValueError: The folder lacks the precision or a file, or the runtime cannot use the device.
@@ -52,7 +52,7 @@ class HFCLIPExportedModel:
         self.precision = _choose(manifest, precision, self.config.name_or_path)
         self._sessions = {
             part: _open(Path(directory), manifest, part, self.precision, torch.device(device or "cpu"))
-            for part in METHODS
+            for part in FEATURE_METHODS
             if self.precision in manifest.graphs.get(part, {})
         }
 
@@ -73,17 +73,17 @@ class HFCLIPExportedModel:
         return self._run("text", input_ids=input_ids.long())
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Return `encode_image` as the `pooler_output` of an output."""
+        """Compute image embeddings as the `pooler_output` of an output, as HFCLIPModel does."""
         return BaseModelOutputWithPooling(pooler_output=self.encode_image(pixel_values))
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """Return `encode_text` as the `pooler_output` of an output."""
+        """Compute text embeddings as the `pooler_output` of an output, as HFCLIPModel does."""
         return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids, attention_mask))
 
     def __call__(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> CLIPOutput:
-        """Score images against texts as HFCLIPModel's forward does."""
+        """Compute logits and normalized embeddings as HFCLIPModel's forward does."""
         image_embeds, text_embeds = normalize(self.encode_image(pixel_values)), normalize(self.encode_text(input_ids))
         logits = contrastive_logits(image_embeds, text_embeds, self.logit_scale)
         return CLIPOutput(
@@ -104,12 +104,12 @@ def load_exported(
     precision: str | None = None,
     device: str | torch.device | None = None,
 ) -> tuple[HFCLIPExportedModel, HFCLIPProcessor]:
-    """Load an exported folder: the model, and the processor with the original's pixels and token ids."""
-    return HFCLIPExportedModel(directory, precision, device), load_processor(directory)
+    """Load the model and the processor of an exported folder."""
+    return HFCLIPExportedModel(directory, precision, device), load_exported_processor(directory)
 
 
-def load_processor(directory: str | os.PathLike) -> HFCLIPProcessor:
-    """Make the exact processor from the settings in an exported folder."""
+def load_exported_processor(directory: str | os.PathLike) -> HFCLIPProcessor:
+    """Make the processor of an exported folder; its pixels and token ids equal the original's."""
     manifest = read_manifest(directory)
     return HFCLIPProcessor(
         HFCLIPImageProcessor.from_pretrained(Path(directory, manifest.image_processor)),
@@ -118,9 +118,9 @@ def load_processor(directory: str | os.PathLike) -> HFCLIPProcessor:
 
 
 def _choose(manifest: Manifest, precision: str | None, name: str) -> str:
-    held = [known for known in PRECISIONS if any(known in manifest.graphs.get(part, {}) for part in METHODS)]
-    if manifest.layout == "immich":
-        raise ValueError(f"{name} is laid out for Immich alone: export again without --layout immich")
+    held = [known for known in PRECISIONS if any(known in manifest.graphs.get(part, {}) for part in FEATURE_METHODS)]
+    if manifest.target == "immich":
+        raise ValueError(f"{name} has the graphs of Immich, which take one row: export again without --target immich")
     if not held:
         raise ValueError(f"{name} has neither a vision nor a text graph: export again with --parts vision,text")
     if precision is not None and precision not in held:
@@ -135,4 +135,4 @@ def _open(directory: Path, manifest: Manifest, part: str, precision: str, device
     return OPEN[manifest.runtime](file, device)
 
 
-__all__ = ["PRECISIONS", "HFCLIPExportedModel", "load_exported", "load_processor"]
+__all__ = ["PRECISIONS", "HFCLIPExportedModel", "load_exported", "load_exported_processor"]

@@ -1,4 +1,4 @@
-"""Graphs on ONNX Runtime and OpenVINO, called with arrays by name."""
+"""Sessions of ONNX Runtime and OpenVINO: functions from named arrays to the first output of a graph."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ OPENVINO_DEVICES = {"cpu": "CPU", "xpu": "GPU"}
 
 
 def open_onnx(file: Path, device: torch.device) -> Session:
-    """Open a graph on ONNX Runtime; its first output is what a call returns."""
+    """Open a graph on ONNX Runtime; a call of the session returns the first output."""
     require("onnxruntime", "onnx", file.name)
     import onnxruntime
 
@@ -31,7 +31,7 @@ def open_onnx(file: Path, device: torch.device) -> Session:
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=[*wanted, "CPUExecutionProvider"])
-    except Exception as error:  # of its own classes
+    except Exception as error:  # onnxruntime has its own classes, below Exception
         raise ValueError(
             f"{file} cannot be opened ({_first_line(error)}): copy it with its _data, or export again"
         ) from error
@@ -39,7 +39,7 @@ def open_onnx(file: Path, device: torch.device) -> Session:
 
 
 def open_openvino(file: Path, device: torch.device) -> Session:
-    """Open a graph on OpenVINO, computing in float32; its first output is what a call returns."""
+    """Open a graph on OpenVINO; a call of the session returns the first output, computed in float32."""
     require("openvino", "openvino", file.name)
     import openvino
 
@@ -59,7 +59,7 @@ def open_openvino(file: Path, device: torch.device) -> Session:
         raise ValueError(
             f"{file} cannot be opened ({_first_line(error)}): copy it with its .bin, or export again"
         ) from error
-    # a request of its own for each call: threads may share the model
+    # threads may share the model: an inference request holds the buffers of one call
     return lambda inputs: compiled.create_infer_request().infer(dict(inputs))[0].copy()
 
 

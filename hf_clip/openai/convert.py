@@ -143,6 +143,8 @@ def to_repository(state_dict: dict[str, Tensor], layout: Layout, dtype: DType, v
     config.dtype = torch.float32 if dtype is DType.original else getattr(torch, dtype.value)
     processor = make_processor(config, layout)
     if layout is Layout.transformers:
+        if config.vision_config.is_resnet:
+            raise CheckpointError("transformers has no CLIP ResNet: convert to the hf_clip layout")
         return Repository(stock_config(config), tensors, processor)
     config.architectures = [HFCLIPModel.__name__]
     return Repository(config, tensors, processor)
@@ -160,16 +162,18 @@ def make_processor(config: HFCLIPConfig, layout: Layout = Layout.hf_clip) -> HFC
 
 
 def stock_config(config: HFCLIPConfig) -> CLIPConfig:
-    """Make the configuration for transformers' own CLIP, whose parameters have the same names as a ViT's here."""
-    if config.vision_config.is_resnet:
-        raise CheckpointError("transformers has no CLIP ResNet: convert to the hf_clip layout")
+    """Make the configuration for transformers' own CLIP, whose parameters have the same names as a ViT's here.
+
+    transformers has no CLIP ResNet: of its vision tower only the image size is kept, which exported folders need.
+    """
+    vision = config.vision_config
 
     def fields(tower: PreTrainedConfig) -> dict:
         return {key: value for key, value in tower.to_diff_dict().items() if key != "model_type"}
 
     return CLIPConfig(
         text_config=fields(config.text_config),
-        vision_config=fields(config.vision_config),
+        vision_config={"image_size": vision.image_size} if vision.is_resnet else fields(vision),
         projection_dim=config.projection_dim,
         logit_scale_init_value=config.logit_scale_init_value,
         architectures=[CLIPModel.__name__],

@@ -5,7 +5,7 @@ from torch import nn
 from hf_clip import HFCLIPModel, HFCLIPVisionModel, export_clip
 from hf_clip.export import engine
 from hf_clip.export.engine import _check_exportable, _plan
-from hf_clip.export.layouts import LAYOUTS, write_settings
+from hf_clip.export.targets import TARGETS, write_settings
 from hf_clip.export.towers import optimized
 
 
@@ -58,30 +58,30 @@ def test_a_model_needs_its_processor(model, tmp_path):
 
 
 def test_a_tower_is_no_clip(repositories):
-    with pytest.raises(TypeError, match="HFCLIPVisionModel is no CLIP with both towers"):
+    with pytest.raises(TypeError, match="HFCLIPVisionModel is not a CLIP with both towers"):
         _check_exportable(HFCLIPVisionModel.from_pretrained(repositories["tiny ViT"]))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runtime": "coreml"}, "runtime 'coreml' is unknown here: choose of onnx, openvino"),
-        ({"layout": "rclip"}, "layout 'rclip' is unknown"),
+        ({"runtime": "coreml"}, "runtime 'coreml' is unknown: choose from onnx, openvino"),
+        ({"target": "rclip"}, "target 'rclip' is unknown"),
         ({"precisions": ["int4"]}, "precision 'int4' is unknown"),
         ({"precisions": []}, "no precision is given"),
         ({"parts": ["logits"]}, "part 'logits' is unknown"),
-        ({"parts": ["joint"], "layout": "fastembed"}, "part 'joint' is unknown here: choose of vision, text"),
-        ({"runtime": "openvino", "layout": "triton"}, "layout triton holds ONNX files"),
+        ({"parts": ["joint"], "target": "fastembed"}, "part 'joint' is unknown: choose from vision, text"),
+        ({"runtime": "openvino", "target": "triton"}, "target triton has ONNX files"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_named(options, message):
-    given = {"runtime": "onnx", "parts": None, "precisions": ["fp32"], "layout": "transformers.js", **options}
+    given = {"runtime": "onnx", "parts": None, "precisions": ["fp32"], "target": "transformers.js", **options}
     with pytest.raises(ValueError, match=message):
         _plan(**given)
 
 
 def test_q8_of_a_resnet_asks_for_images(repositories, tmp_path):
-    with pytest.raises(ValueError, match="has to be calibrated"):
+    with pytest.raises(ValueError, match="needs calibration images"):
         export_clip(repositories["tiny ResNet"], tmp_path / "out", precisions=["q8"])
 
 
@@ -124,7 +124,7 @@ def test_the_settings_load_as_those_of_stock_clip(model, repositories, family, t
     from hf_clip import HFCLIPProcessor
 
     processor = HFCLIPProcessor.from_pretrained(repositories[family])
-    write_settings(tmp_path, LAYOUTS["transformers.js"], model.config, processor)
+    write_settings(tmp_path, TARGETS["transformers.js"], model.config, processor)
     config = CLIPConfig.from_pretrained(tmp_path)
     assert (config.model_type, config.projection_dim) == ("clip", model.config.projection_dim)
     assert AutoImageProcessor.from_pretrained(tmp_path).crop_size == processor.image_processor.crop_size

@@ -58,7 +58,7 @@ def test_the_first_precision_is_taken_unless_one_is_asked_for(folder):
 
 
 def test_a_dtype_picks_the_precision(folder, repositories, family, monkeypatch):
-    monkeypatch.setattr(exported_model, "load_processor", lambda _: None)
+    monkeypatch.setattr(exported_model, "load_exported_processor", lambda _: None)
     for dtype, precision in ((None, "fp32"), (torch.float32, "fp32"), (torch.int8, "q8")):
         assert load_clip(folder, dtype=dtype)[0].precision == precision
     with pytest.raises(ValueError, match=r"cannot compute in torch\.bfloat16: choose float16, int8, or none"):
@@ -82,7 +82,7 @@ def test_a_classifier_takes_it(folder, repositories, family):
     ("change", "message"),
     [
         ({"graphs": {"joint": {"fp32": "model.onnx"}}}, "neither a vision nor a text graph"),
-        ({"layout": "immich"}, "for Immich alone"),
+        ({"target": "immich"}, "graphs of Immich"),
         ({"graphs": {"vision": {"fp32": "gone.onnx"}}}, r"gone\.onnx is missing"),
         ({"format": "other"}, "not a manifest that this hf_clip reads"),
         ({"surplus": 1}, "not a manifest that this hf_clip reads"),

@@ -345,7 +345,7 @@ def test_a_missing_graph_or_device_is_one_sentence(exported, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layout", "files"),
+    ("target", "files"),
     [
         (
             "fastembed",
@@ -355,22 +355,22 @@ def test_a_missing_graph_or_device_is_one_sentence(exported, tmp_path):
         ("immich", ["visual/model.onnx", "visual/preprocess_cfg.json", "textual/model.onnx", "config.json"]),
     ],
 )
-def test_other_layouts_hold_what_their_readers_open(layout, files, repositories, tmp_path):
+def test_other_targets_hold_what_their_readers_open(target, files, repositories, tmp_path):
     import onnxruntime
 
     source = repositories["tiny ResNet"]
-    report = export_clip(source, tmp_path / layout, layout=layout, report=lambda _: None)
+    report = export_clip(source, tmp_path / target, target=target, report=lambda _: None)
     for file in files:
-        assert (tmp_path / layout / file).is_file(), file
+        assert (tmp_path / target / file).is_file(), file
     assert all(row["relative_error_max"] < 1e-5 for row in report["files"].values())
-    if layout != "immich":
-        load_clip(tmp_path / layout)
-    if layout == "triton":
+    if target != "immich":
+        load_clip(tmp_path / target)
+    if target == "triton":
         for part in ("vision", "text"):
-            assert_triton_reads(tmp_path / layout / part / "config.pbtxt")
-    if layout != "immich":
+            assert_triton_reads(tmp_path / target / part / "config.pbtxt")
+    if target != "immich":
         return
-    session = onnxruntime.InferenceSession(tmp_path / layout / "textual" / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / target / "textual" / "model.onnx")
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
     assert (entry.name, entry.shape, entry.type, result.name) == ("text", [1, 77], "tensor(int32)", "embedding")
     (embeds,) = session.run(None, {"text": np.array([[49406, 320, 49407, *[0] * 74]], np.int32)})
@@ -391,7 +391,7 @@ def test_fastembed_gives_the_embeddings(repositories, family, model, processor, 
     from fastembed import ImageEmbedding, TextEmbedding
 
     out = tmp_path / "out"
-    export_clip(repositories[family], out, layout="fastembed", report=lambda _: None)
+    export_clip(repositories[family], out, target="fastembed", report=lambda _: None)
     texts = ["a cat", "a photo of a very small red dog, running", "x" * 500]
     reader = TextEmbedding("Qdrant/clip-ViT-B-32-text", specific_model_path=str(out / "text"), cuda=False)
     expected = embed_texts(model, processor, texts, truncation=True)

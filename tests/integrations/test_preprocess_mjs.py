@@ -12,11 +12,11 @@ from PIL import Image
 from support.browser import node, pip_packages
 
 from hf_clip import HFCLIPImageProcessor
-from hf_clip.export import layouts
+from hf_clip.export import targets
 from hf_clip.parity.reference import image_files
 
 pytestmark = pytest.mark.integration
-SCRIPT = Path(layouts.__file__).with_name("preprocess.mjs")
+SCRIPT = Path(targets.__file__).with_name("preprocess.mjs")
 # Pillow 12, which other packages of this environment ask for, resizes tall images in another order
 PILLOW = "pillow==13.0.0"
 EXPECTED = """

@@ -1,4 +1,4 @@
-"""Where the programs that read an exported folder look for its files."""
+"""File names and settings of an exported folder, for each program that reads such folders."""
 
 import json
 import shutil
@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTokenizer
+from transformers import CLIPImageProcessorPil, CLIPTokenizer
 
 from ..model.configuration_hf_clip import HFCLIPConfig
+from ..openai.convert import stock_config
 
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized"}
 IMAGE_SETTINGS = {
@@ -19,20 +20,27 @@ IMAGE_SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Say where graphs and settings go; `{}` stands for a precision's suffix."""
+class Target:
+    """Paths of graphs and settings as a program expects them.
+
+    Args:
+        graphs: The path of each part's graph; {} is replaced with the suffix of the precision.
+        image_processor: The folder of the image processor's settings.
+        tokenizer: The folder of the tokenizer's files.
+        extras: Writes further files of the program.
+    """
 
     graphs: dict[str, str]
     image_processor: str = ""
     tokenizer: str = ""
-    extras: Callable[[Path, "Layout", Any, list[str]], None] = field(default=lambda *_: None)
+    extras: Callable[[Path, "Target", Any, list[str]], None] = field(default=lambda *_: None)
 
     def file(self, part: str, precision: str) -> str:
-        """Name the graph of a part in a precision."""
+        """Return the path of a part's graph in a precision."""
         return self.graphs[part].format(SUFFIXES[precision])
 
 
-def write_triton(directory: Path, layout: Layout, config: Any, files: list[str]) -> None:
+def write_triton(directory: Path, target: Target, config: Any, files: list[str]) -> None:
     """Write a config.pbtxt beside each model; Triton completes inputs and outputs from the graph."""
     for file in files:
         model = directory / Path(file).parts[0]
@@ -40,9 +48,9 @@ def write_triton(directory: Path, layout: Layout, config: Any, files: list[str])
         (model / "config.pbtxt").write_text(text, encoding="utf-8")
 
 
-def write_immich(directory: Path, layout: Layout, config: Any, files: list[str]) -> None:
+def write_immich(directory: Path, target: Target, config: Any, files: list[str]) -> None:
     """Write the configuration and preprocessing that Immich reads, in open_clip's words."""
-    settings = json.loads((directory / layout.image_processor / "preprocessor_config.json").read_text())
+    settings = json.loads((directory / target.image_processor / "preprocessor_config.json").read_text())
     size = config.vision_config.image_size
     vision = {"image_size": size}
     text = {"context_length": config.text_config.max_position_embeddings, "vocab_size": config.text_config.vocab_size}
@@ -60,52 +68,35 @@ def write_immich(directory: Path, layout: Layout, config: Any, files: list[str])
     _write_json(directory / "visual" / "preprocess_cfg.json", preprocess)
 
 
-LAYOUTS = {
-    "transformers.js": Layout(
+TARGETS = {
+    "transformers.js": Target(
         {"vision": "onnx/vision_model{}.onnx", "text": "onnx/text_model{}.onnx", "joint": "onnx/model{}.onnx"}
     ),
-    "fastembed": Layout({"vision": "vision/model{}.onnx", "text": "text/model{}.onnx"}, "vision", "text"),
-    "triton": Layout({"vision": "vision{}/1/model.onnx", "text": "text{}/1/model.onnx"}, extras=write_triton),
-    "immich": Layout(
+    "fastembed": Target({"vision": "vision/model{}.onnx", "text": "text/model{}.onnx"}, "vision", "text"),
+    "triton": Target({"vision": "vision{}/1/model.onnx", "text": "text{}/1/model.onnx"}, extras=write_triton),
+    "immich": Target(
         {"vision": "visual/model{}.onnx", "text": "textual/model{}.onnx"}, "visual", "textual", write_immich
     ),
 }
-OPENVINO = Layout({"vision": "openvino/vision_model{}.xml", "text": "openvino/text_model{}.xml"})
+OPENVINO = Target({"vision": "openvino/vision_model{}.xml", "text": "openvino/text_model{}.xml"})
 
 
-def write_settings(directory: Path, layout: Layout, config: Any, processor: Any) -> None:
-    """Write configuration, image processor and tokenizer under the names of transformers' own CLIP.
+def write_settings(directory: Path, target: Target, config: Any, processor: Any) -> None:
+    """Write configuration, image processor and tokenizer in the format of transformers' own CLIP.
 
-    Every program reads those, and few know another name. The weights of a ResNet's configuration are read by none.
+    The programs know this format and not ours. A ResNet has none in transformers: of its vision tower only the image
+    size is written, which is all that these programs read.
     """
-    for folder in {layout.image_processor, layout.tokenizer}:
+    stock = stock_config(config) if isinstance(config, HFCLIPConfig) else config
+    for folder in {target.image_processor, target.tokenizer}:
         (directory / folder).mkdir(parents=True, exist_ok=True)
-        stock_config(config).save_pretrained(directory / folder)
-    stock_image_processor(processor.image_processor).save_pretrained(directory / layout.image_processor)
-    _save_tokenizer(processor.tokenizer, directory / layout.tokenizer)
-
-
-def stock_config(config: Any) -> CLIPConfig:
-    """Return the configuration as transformers' CLIP has it; of a ResNet it has sizes alone."""
-    if not isinstance(config, HFCLIPConfig):
-        return config
-
-    def fields(tower: Any) -> dict[str, Any]:
-        return {key: value for key, value in tower.to_diff_dict().items() if key != "model_type"}
-
-    resnet = config.vision_config.is_resnet
-    vision = {"image_size": config.vision_config.image_size} if resnet else fields(config.vision_config)
-    return CLIPConfig(
-        text_config=fields(config.text_config),
-        vision_config=vision,
-        projection_dim=config.projection_dim,
-        logit_scale_init_value=config.logit_scale_init_value,
-        architectures=["CLIPModel"],
-    )
+        stock.save_pretrained(directory / folder)
+    stock_image_processor(processor.image_processor).save_pretrained(directory / target.image_processor)
+    _save_tokenizer(processor.tokenizer, directory / target.tokenizer)
 
 
 def stock_image_processor(image_processor: Any) -> CLIPImageProcessorPil:
-    """Return the image processor's settings under the stock class."""
+    """Make transformers' CLIPImageProcessorPil with the settings of ours."""
     settings = image_processor.to_dict()
     return CLIPImageProcessorPil(**{name: settings[name] for name in IMAGE_SETTINGS if name in settings})
 
@@ -116,7 +107,7 @@ def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
     stock = CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=tokenizer.model_max_length)
     stock.save_pretrained(directory)
     special = {name: str(value) for name, value in stock.special_tokens_map.items()}
-    _write_json(directory / "special_tokens_map.json", special)  # fastembed and older readers
+    _write_json(directory / "special_tokens_map.json", special)  # fastembed and older readers want it
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -125,8 +116,8 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def copy_script(directory: Path) -> None:
-    """Copy preprocess.mjs, which gives JavaScript the original's pixels."""
+    """Copy preprocess.mjs, which computes the original's pixels in JavaScript."""
     shutil.copyfile(Path(__file__).parent / "preprocess.mjs", directory / "preprocess.mjs")
 
 
-__all__ = ["LAYOUTS", "OPENVINO", "Layout", "copy_script", "write_settings"]
+__all__ = ["OPENVINO", "TARGETS", "Target", "copy_script", "write_settings"]
