@@ -8,6 +8,7 @@ import typer
 from hf_clip.cli.app import make_app, run
 from hf_clip.cli.options import CacheDir
 from hf_clip.openai.published import CHECKPOINTS
+from hf_clip.utils.text import say
 
 Revision = Annotated[str | None, typer.Option(help="The branch, created if need be (default: main).")]
 Private = Annotated[bool, typer.Option("--private", help="Create private repositories.")]
@@ -38,7 +39,7 @@ def release(
     names = models.split(",")
     if unknown := [name for name in names if name not in CHECKPOINTS]:
         raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(CHECKPOINTS)}")
-    release(names, organization, root, golden_images, cache_dir, revision, private, dry_run, typer.echo)
+    release(names, organization, root, golden_images, cache_dir, revision, private, dry_run, say)
 
 
 def publish(
@@ -64,12 +65,12 @@ def publish(
     from .publish import prepare, prepare_all, publish
 
     if organization and not (directory or repo):
-        uploads = prepare_all(organization, root, typer.echo, handler)
+        uploads = prepare_all(organization, root, say, handler)
     elif directory and repo and not organization:
-        uploads = [prepare(directory, repo, typer.echo, handler)]
+        uploads = [prepare(directory, repo, say, handler)]
     else:
         raise typer.BadParameter("give a folder and --repo ORG/NAME, or --all ORG")
-    publish(uploads, revision, private, dry_run, typer.echo)
+    publish(uploads, revision, private, dry_run, say)
 
 
 def record_digests() -> None:
@@ -82,7 +83,7 @@ def record_digests() -> None:
     """
     from .record_digests import record
 
-    typer.echo(f"recorded with Pillow {record()}")
+    say(f"recorded with Pillow {record()}")
 
 
 app = make_app(

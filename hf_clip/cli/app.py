@@ -6,6 +6,7 @@ from collections.abc import Callable
 import typer
 
 from ..openai.errors import DownloadError
+from ..utils.text import say
 from .classify import classify
 from .convert import convert
 from .embed import embed
@@ -69,7 +70,7 @@ def run(app: typer.Typer) -> None:
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
+    say(f"error: {message}", err=True)
     raise SystemExit(1) from None
 
 

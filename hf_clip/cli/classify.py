@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..utils.packages import require
+from ..utils.text import say
 from . import common
 from .common import CommandError
 from .options import BatchSize, ComputeDType, Device, ModelId, Optimize, Precision, Strict, Trust, Workers
@@ -89,7 +90,7 @@ def classify(
     # on a terminal the results themselves show the progress
     with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty()) as bar:
         for path, answers in results:
-            typer.echo(json.dumps({"image": path, "labels": answers}) if as_json else describe(path, answers))
+            say(json.dumps({"image": path, "labels": answers}) if as_json else describe(path, answers))
             count += 1
             bar.update()
             if plot is not None and len(drawn) < MAX_DRAWN:
@@ -105,14 +106,12 @@ def draw(results: list[tuple[str, list[dict[str, Any]]]], output: Path, count: i
 
     draw_scores([path for path, _ in results], {"": [answers for _, answers in results]}, output)
     note = f", the first {MAX_DRAWN} of {count:,} images" if count > MAX_DRAWN else ""
-    typer.echo(f"drawn: {output}{note}", err=True)
+    say(f"drawn: {output}{note}", err=True)
 
 
 def describe(path: str, answers: list[dict[str, Any]]) -> str:
     """Return one line for one image."""
-    from ..embedding.store import as_line
-
-    return f"{as_line(path)}: " + ", ".join(f"{answer['label']} {answer['score']:.1%}" for answer in answers)
+    return f"{path}: " + ", ".join(f"{answer['label']} {answer['score']:.1%}" for answer in answers)
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------

@@ -5,9 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ..utils.text import listing
+from ..utils.text import listing, printable, say
 from .options import Precision
 
 if TYPE_CHECKING:
@@ -81,10 +79,8 @@ class Skipped:
         """Report one unreadable image."""
         from tqdm import tqdm
 
-        from ..embedding.store import as_line
-
-        self.paths.append(as_line(path))
-        tqdm.write(f"skipped: {as_line(first_line(error))}", file=sys.stderr)
+        self.paths.append(path)
+        tqdm.write(printable(f"skipped: {first_line(error)}"), file=sys.stderr)
 
     def summarize(self, read: int) -> None:
         """Name the unreadable images; raise CommandError if none of all images was readable."""
@@ -98,7 +94,7 @@ class Skipped:
         )
         if not read:
             raise CommandError(summary)
-        typer.echo(summary, err=True)
+        say(summary, err=True)
 
 
 def first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..openai.published import CHECKPOINTS, DType, Layout
+from ..utils.text import say
 from .options import CacheDir, Force
 
 
@@ -55,11 +56,11 @@ def convert(
         dtype,
         force,
         cache_dir,
-        report=typer.echo,
+        report=say,
         activation=activation,
         vision_heads=vision_heads,
         text_heads=text_heads,
         like=like,
         prefix=prefix,
     )
-    typer.echo(f'done: AutoModel.from_pretrained("{output}")')
+    say(f'done: AutoModel.from_pretrained("{output}")')

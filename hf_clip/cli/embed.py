@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..utils.packages import require
+from ..utils.text import say
 from . import common
 from .common import STOPPED, CommandError
 from .options import BatchSize, ComputeDType, Device, ModelId, Optimize, Precision, RowType, Strict, Trust, Workers
@@ -165,7 +166,7 @@ def embed_file(request: Request) -> None:
         pending = [record for record in images if record not in store]
         kept = len(images) - len(pending)
         if kept and pending:
-            typer.echo(f"going on: {kept:,} of {len(images):,} images are embedded already", err=True)
+            say(f"going on: {kept:,} of {len(images):,} images are embedded already", err=True)
         by_path = {images[record]: record for record in pending}
         batches = iter_image_embeds(
             loaded,
@@ -188,7 +189,7 @@ def embed_file(request: Request) -> None:
             kept = sum(record in store for record in images)
             where = f"kept in {store.partial}" if kept else "finished"
             again = " without --restart" if request.restart and kept else ""
-            typer.echo(
+            say(
                 f"stopped: {kept:,} of {len(images):,} images are {where}; run the same command{again} to go on",
                 err=True,
             )
@@ -198,7 +199,7 @@ def embed_file(request: Request) -> None:
 def finish(store: "FeatureStore", records: Sequence["Record"]) -> None:
     """Write the output unless it holds just `records` already, and say so."""
     if store.holds(records):
-        typer.echo(f"{store.output} is complete: {len(records):,} images, none of them new")
+        say(f"{store.output} is complete: {len(records):,} images, none of them new")
     else:
         store.finish(records)
-        typer.echo(f"done: {store.output}, {len(records):,} embeddings of {store.settings['dim']} dimensions")
+        say(f"done: {store.output}, {len(records):,} embeddings of {store.settings['dim']} dimensions")

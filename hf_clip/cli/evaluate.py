@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..utils.packages import require
-from ..utils.text import listing
+from ..utils.text import listing, say
 from . import common
 from .classify import check_plot, read_labels, read_templates
 from .common import STOPPED, CommandError
@@ -90,7 +90,7 @@ def zero_shot(
             names = prompt_sets.names_for(rows.labels, prompts)
             if names is not None and names != list(rows.labels):
                 pairs = [f"{own} is {label}" for own, label in zip(rows.labels, names, strict=True)]
-                typer.echo(f"class names of {prompts}: {listing(pairs, 3)}", err=True)
+                say(f"class names of {prompts}: {listing(pairs, 3)}", err=True)
     options: dict[str, Any] = {"dataset": name_of(data), "batch_size": batch_size, "workers": workers, "store": store}
 
     def measure(loaded: Any, processor: Any) -> "Result":
@@ -242,7 +242,7 @@ def benchmark(
             batch_size=batch_size,
             workers=workers,
             store=store,
-            report=lambda line: typer.echo(line, err=True),
+            report=lambda line: say(line, err=True),
         )
         found.append(stoppable(partial(list, measured)))
     for results in zip(*found, strict=True):
@@ -253,7 +253,7 @@ def benchmark(
         from ..plots.evaluations import draw_benchmark
 
         draw_benchmark(compared, tolerance, plot)
-        typer.echo(f"drawn: {plot}", err=True)
+        say(f"drawn: {plot}", err=True)
     if len(model) > 1:
         return
     rows = compared[model[0]]
@@ -263,7 +263,7 @@ def benchmark(
         Console().print(suite.comparison_table(rows, tolerance))
     outside = [row.dataset for row in rows if not row.within(tolerance)]
     if outside:
-        typer.echo(f"outside the tolerance of {tolerance}: {', '.join(outside)}", err=True)
+        say(f"outside the tolerance of {tolerance}: {', '.join(outside)}", err=True)
         raise typer.Exit(1)
 
 
@@ -303,7 +303,7 @@ def collect(
         if file is not None and resume and file.exists():
             result = read_result(file)
             result.check_is_of(settings_of(loaded, processor, rows) | expected, model_name(loaded), file)
-            typer.echo(f"known from {file}", err=True)
+            say(f"known from {file}", err=True)
         else:
             result = stoppable(partial(measure, loaded, processor))
             if file is not None:
@@ -317,7 +317,7 @@ def stoppable(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except KeyboardInterrupt:
-        typer.echo("stopped: with --store and --resume the same command goes on", err=True)
+        say("stopped: with --store and --resume the same command goes on", err=True)
         raise typer.Exit(STOPPED) from None
 
 
@@ -325,7 +325,7 @@ def finish(results: Sequence["Result"], as_json: bool, plot: Path | None) -> Non
     """Print results as a table or as JSON, and draw them."""
     if as_json:
         for result in results:
-            typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+            say(json.dumps(result.to_json(), ensure_ascii=False))
     else:
         from rich.console import Console
 
@@ -338,7 +338,7 @@ def finish(results: Sequence["Result"], as_json: bool, plot: Path | None) -> Non
         for result in results:
             file = plot if len(results) == 1 else plot.with_stem(f"{plot.stem}-{Path(result.model).name}")
             draw_evaluation(f"{result.dataset}: {result.model}", result.details, file)
-            typer.echo(f"drawn: {file}", err=True)
+            say(f"drawn: {file}", err=True)
 
 
 def check_files(output: Path | None, plot: Path | None, models: Sequence[str]) -> None:

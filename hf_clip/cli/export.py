@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..utils.text import say
 from .options import Force
 
 
@@ -78,9 +79,9 @@ def export(
         calibration=calibrate,
         evaluation=evaluate,
         force=force,
-        report=typer.echo,
+        report=say,
     )
-    typer.echo(f"done: {output}")
+    say(f"done: {output}")
 
 
 def _names(argument: str) -> list[str]:

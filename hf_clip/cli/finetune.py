@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..utils.packages import require
+from ..utils.text import say
 from . import common
 from .classify import read_templates
 from .common import STOPPED, CommandError
@@ -155,7 +156,7 @@ def finetune(
 
         kept = complete_checkpoints(output)
         left = f"add --resume to go on from {kept[-1]}" if kept else "there is no checkpoint yet, start again"
-        typer.echo(f"stopped: {left}", err=True)
+        say(f"stopped: {left}", err=True)
         raise typer.Exit(STOPPED) from None
 
 
@@ -200,8 +201,9 @@ def run(trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: boo
     write_card(output, model, Path(data).name, report)
     draw(trainer, report.get("before", {}), output / "training.png")
     if measured:
-        typer.echo(table(report["before"], report["after"]))
-    typer.echo(f"done: {output}, {trainer.state.global_step:,} steps")
+        for line in table(report["before"], report["after"]).split("\n"):
+            say(line)
+    say(f"done: {output}, {trainer.state.global_step:,} steps")
 
 
 def settings(trainer: "CLIPTrainer") -> dict[str, Any]:
@@ -221,7 +223,7 @@ def draw(trainer: "CLIPTrainer", before: dict[str, float], output: Path) -> None
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        typer.echo('no training.png: pip install "hf_clip[plot]" to draw the curves', err=True)
+        say('no training.png: pip install "hf_clip[plot]" to draw the curves', err=True)
         return
     from ..plots.curves import draw_curves
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..utils.packages import require
+from ..utils.text import say
 from . import common
 from .classify import read_lines
 from .common import CommandError
@@ -82,12 +83,12 @@ def index(
         recall=recall,
         folder=None if folder is None else folder.absolute(),
     )
-    typer.echo(f"done: {output}, {len(made):,} images, {made.settings['inserted']:,} of them new")
+    say(f"done: {output}, {len(made):,} images, {made.settings['inserted']:,} of them new")
     if kind is Kind.hnsw:
         found, wanted = made.settings["recall"], made.settings["wanted"]
-        typer.echo(
+        say(
             f"recall of the 10 nearest: {found:.1%} on {made.settings['queries']:,} texts, "
             f"{made.settings['expansion']:,} candidates each"
         )
         if found < wanted:
-            typer.echo(f"the recall wanted, {wanted:.1%}, is not reached: use --kind exact for it", err=True)
+            say(f"the recall wanted, {wanted:.1%}, is not reached: use --kind exact for it", err=True)

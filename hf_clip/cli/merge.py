@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..utils.text import say
 from . import common
 from .common import CommandError
 from .options import Force, Precision, Trust
@@ -61,13 +62,13 @@ def merge(
         for share in shares:
             model.load_state_dict(interpolated(start, end, share))
             found[share] = measure(model, processor, eval_data)
-            typer.echo(f"alpha {share:g}: " + ", ".join(f"{name} {value:.4f}" for name, value in found[share].items()))
+            say(f"alpha {share:g}: " + ", ".join(f"{name} {value:.4f}" for name, value in found[share].items()))
         share = max(found, key=lambda one: next(iter(found[one].values())))
     model.load_state_dict(interpolated(start, end, share))
     with new_directory(output) as work:
         model.save_pretrained(work)
         processor.save_pretrained(work)
-    typer.echo(f"done: {output}, alpha {share:g}")
+    say(f"done: {output}, alpha {share:g}")
 
 
 def parse_sweep(text: str) -> list[float]:

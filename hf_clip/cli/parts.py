@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..utils.text import say
 from . import common
 from .common import STOPPED, CommandError
 from .options import Precision
@@ -82,14 +83,14 @@ def embed_parts(request: Request) -> None:
             with tqdm(desc="images", total=total, unit="image") as bar:
                 report = embed_with(request, source, store, load, bar)
         except KeyboardInterrupt:
-            typer.echo(f"stopped: finished parts are kept in {store.place}; run the same command to go on", err=True)
+            say(f"stopped: finished parts are kept in {store.place}; run the same command to go on", err=True)
             raise typer.Exit(STOPPED) from None
         finish(report, store, source)
     if request.layout is not None:
         from ..scale.layouts import write_clip_retrieval
 
         write_clip_retrieval(store.place, request.text_column)
-        typer.echo(f"written: {store.place}/img_emb and metadata in the layout of clip-retrieval")
+        say(f"written: {store.place}/img_emb and metadata in the layout of clip-retrieval")
 
 
 def known_settings(request: Request, folder: str | None) -> dict[str, Any] | None:
@@ -180,14 +181,14 @@ def steps(request: Request, store: "PartStore", load: Load) -> "Steps":
 def finish(report: "Report", store: "PartStore", source: "Source") -> None:
     """Say what was done, and in one line what was skipped and why."""
     if skipped := report.skipped():
-        typer.echo(f"skipped: {skipped}", err=True)
+        say(f"skipped: {skipped}", err=True)
     if not report.embedded and not report.kept:
         if not store.shard.holds_all:
-            typer.echo(f"done: {store.place}, no image of {source.name} is in this shard")
+            say(f"done: {store.place}, no image of {source.name} is in this shard")
             return
         raise CommandError(f"no image of {source.name} could be embedded")
     dropped = f", {report.dropped:,} dropped" if report.dropped else ""
-    typer.echo(
+    say(
         f"done: {store.place}, {report.embedded:,} new embeddings of {store.settings['dim']} dimensions, "
         f"{report.kept:,} images of earlier runs{dropped}"
     )

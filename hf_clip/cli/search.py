@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
@@ -62,9 +63,9 @@ def search(
     index = open_index(path, model, device, trust_remote_code, text_only=not image)
     hits = index.search(weighted(texts), image=weighted(image), minus=weighted(minus), k=k, where=conditions)
     for hit in hits:
-        typer.echo(json.dumps(hit, default=str) if as_json else f"{hit['score']:.4f}  {hit['path']}")
+        say(json.dumps(hit, default=str) if as_json else f"{hit['score']:.4f}  {hit['path']}")
     if not hits:
-        typer.echo("no image meets the conditions", err=True)
+        say("no image meets the conditions", err=True)
         return
     write_sheets(index, hits, title(texts, image, minus), html, plot)
 
@@ -93,13 +94,13 @@ def duplicates(
             {"path": names[row].as_py(), "score": score} for row, score in zip(group.others, group.scores, strict=True)
         ]
         if as_json:
-            typer.echo(json.dumps({"path": names[group.first].as_py(), "duplicates": others}))
+            say(json.dumps({"path": names[group.first].as_py(), "duplicates": others}))
         else:
-            typer.echo(names[group.first].as_py())
+            say(names[group.first].as_py())
             for other in others:
-                typer.echo(f"    {other['score']:.4f}  {other['path']}")
+                say(f"    {other['score']:.4f}  {other['path']}")
     count = sum(len(group.others) for group in groups)
-    typer.echo(f"{count:,} of {len(rows):,} images repeat one of {len(groups):,}", err=True)
+    say(f"{count:,} of {len(rows):,} images repeat one of {len(groups):,}", err=True)
 
 
 def open_index(path: Path, model: str | None, device: str | None, trust: bool, text_only: bool) -> "ImageIndex":
@@ -137,4 +138,4 @@ def write_sheets(
     for output, write in ((html, write_sheet), (plot, draw_sheet)):
         if output is not None:
             write(images, heading, output)
-            typer.echo(f"drawn: {output}", err=True)
+            say(f"drawn: {output}", err=True)

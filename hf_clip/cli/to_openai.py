@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..utils.text import say
 from .options import Force
 
 
@@ -19,5 +20,5 @@ def to_openai(
     """
     from ..openai import to_openai as engine
 
-    engine.to_openai(directory, output, force, report=typer.echo)
-    typer.echo(f'done: clip.load("{output}")')
+    engine.to_openai(directory, output, force, report=say)
+    say(f'done: clip.load("{output}")')

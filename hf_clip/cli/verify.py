@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..utils.text import say
 from .options import CacheDir
 
 
@@ -43,12 +44,12 @@ def verify(
     from ..openai.published import CHECKPOINTS
     from ..parity import verify as engine
 
-    checks = engine.verify(directory, original, trust_original, golden_images, cache_dir, report=typer.echo)
+    checks = engine.verify(directory, original, trust_original, golden_images, cache_dir, report=say)
     Console().print(engine.table(checks))
     if any(row.verdict is engine.Verdict.failed for row in checks):
         raise typer.Exit(1)
     if original in CHECKPOINTS:
-        typer.echo(
+        say(
             "its published accuracies, on their data sets: "
             f"hf-clip evaluate benchmark imagenetv2 vtab/dtd --model {directory} --published {original}"
         )
@@ -58,7 +59,7 @@ def verify_exported(directory: Path, original: str | None) -> None:
     """Say of each exported file whether it is as recorded; exit with 1 unless all are."""
     from ..export.verify import verify_export
 
-    equal = verify_export(directory, original, report=typer.echo)
-    typer.echo("equal" if equal else "not equal: export the model again")
+    equal = verify_export(directory, original, report=say)
+    say("equal" if equal else "not equal: export the model again")
     if not equal:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..utils.files import check_output, replacing
+from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
@@ -103,14 +104,14 @@ def where(
         maps = localization.where(loaded, processor, picture, titles, method.value, whole=whole, shifts=shifts)
     for title, map in zip(titles, maps, strict=True):
         found = describe(title, map, threshold if boxes else None)
-        typer.echo(json.dumps(found) if as_json else sentence(found))
+        say(json.dumps(found) if as_json else sentence(found))
     if output is not None:
         save(titles, maps, output)
     if plot is not None:
         from ..plots.maps import draw_maps
 
         draw_maps(picture, titles, maps.numpy(), plot)
-        typer.echo(f"drawn: {plot}", err=True)
+        say(f"drawn: {plot}", err=True)
 
 
 def attention(model, processor, picture, layers: list[int], heads, whole: bool) -> tuple[list[str], "torch.Tensor"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.files import replacing
+from ..utils.text import cell
 from .outcomes import Outcomes, bootstrap_difference
 
 if TYPE_CHECKING:
@@ -144,13 +145,13 @@ def comparison(results: Sequence[Result]) -> "Table":
             first.settings.get("data"),
         ):
             raise ValueError(f"results are of {first.dataset} and {other.dataset}: compare models on the same data")
-    table = Table("metric", title=f"{first.dataset}: {first.task}, {first.settings.get('images', 0):,} images")
+    table = Table("metric", title=cell(f"{first.dataset}: {first.task}, {first.settings.get('images', 0):,} images"))
     if len(results) > 1:
         table.caption = "differences from the first model, with 95 % confidence intervals over the images"
     for result in results:
-        table.add_column(result.model, justify="right")
+        table.add_column(cell(result.model), justify="right")
     for name, value in first.metrics.items():
-        table.add_row(name, f"{value:.4f}", *(_cell(first, other, name) for other in results[1:]))
+        table.add_row(cell(name), f"{value:.4f}", *(_cell(first, other, name) for other in results[1:]))
     return table
 
 

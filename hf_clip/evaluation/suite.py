@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..data.rows import DataError
 from ..data.wds import find_wds, read_wds
 from ..embedding.identity import name_of
-from ..utils.text import listing
+from ..utils.text import cell, listing
 from .prompt_sets import prompts
 from .results import Result, read_result
 from .tasks import prompt_settings, retrieval, settings_of, zero_shot
@@ -160,7 +160,7 @@ def comparison_table(rows: Sequence[Comparison], tolerance: float) -> "Table":
         published = "" if row.published is None else f"{row.published:.4f}"
         mark = "" if row.within(tolerance) else " *"
         difference = "" if row.difference is None else f"{row.difference:+.4f}{mark}"
-        table.add_row(row.dataset, row.metric, f"{row.measured:.4f}", published, difference)
+        table.add_row(cell(row.dataset), cell(row.metric), f"{row.measured:.4f}", published, difference)
     return table
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from huggingface_hub.utils import tqdm
 from rich.table import Table
-from rich.text import Text
 from transformers import AutoModel
 
 from ..model.configuration_hf_clip import HFCLIPConfig
@@ -20,6 +19,7 @@ from ..openai.download import cached_file, resolve_checkpoint
 from ..openai.errors import CheckpointError, check_converted
 from ..openai.published import CHECKPOINTS
 from ..utils.files import file_sha256, replacing
+from ..utils.text import cell
 from .checks import (
     Check,
     Verdict,
@@ -108,7 +108,7 @@ def table(checks: list[Check]) -> Table:
     """For the terminal."""
     rows = Table("check", "verdict", "detail")
     for row in checks:
-        rows.add_row(row.name, Text(row.verdict.value, COLORS[row.verdict]), Text(row.detail))
+        rows.add_row(cell(row.name), cell(row.verdict.value, COLORS[row.verdict]), cell(row.detail))
     return rows
 
 
