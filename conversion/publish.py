@@ -30,12 +30,12 @@ ENDPOINT = {path.name: path for path in sorted((Path(__file__).parent / "endpoin
 
 
 class PublishError(ValueError):
-    """A folder cannot be published, or the Hub refuses it. The message never holds the token."""
+    """Raised if a folder cannot be published or the Hub refuses it. The message never holds the token."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A verified folder and where it goes; `files` are by their paths in the repository."""
+    """A verified folder and its target repository; the keys of `files` are paths in the repository."""
 
     directory: Path
     repo: str
@@ -55,7 +55,7 @@ def prepare(directory: Path, repo: str, report: Callable[[str], None] = print, h
     """
     check_repo(repo)
     if not directory.is_dir():
-        raise PublishError(f"{directory} is no folder")
+        raise PublishError(f"there is no folder {directory}")
     report(f"checking {directory}")
     parity = check_verified(directory)
     card = [CARD] if (directory / CARD).is_file() else []
@@ -79,7 +79,7 @@ def prepare_all(
         except (CheckpointError, PublishError) as error:
             problems.append(str(error))
     if problems:
-        raise PublishError("\n  ".join(["nothing is uploaded until all nine folders are in order:", *problems]))
+        raise PublishError("; ".join(["nothing is uploaded until all nine folders are in order", *problems]))
     return uploads
 
 
@@ -144,7 +144,7 @@ def _send(upload: Upload, revision: str | None, private: bool) -> str:
 
 
 def _content(upload: Upload, path: str) -> Path | bytes:
-    """Return the file to send; in a card, the examples are made to name the repository that it goes to."""
+    """Return the file to send; a card's examples get the name of the repository that it goes to."""
     file, name = upload.files[path], published(upload.sha256)
     if path != CARD or name is None:
         return file

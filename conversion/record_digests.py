@@ -1,4 +1,4 @@
-"""Record fixed images and texts for `hf_clip/parity/data/`, with the pixels and ids that the original makes of them."""
+"""Record fixed images and texts for `hf_clip/parity/data/`, with the original's digests of pixels and its ids."""
 
 import hashlib
 import json
@@ -62,7 +62,7 @@ TEXTS = [
 
 
 def waves(size: tuple[int, int], bands: int, period: float) -> np.ndarray:
-    """Draw a wave of another direction in every band, in 32 levels to keep files small: (height, width, bands)."""
+    """Draw waves in a different direction for each band (height, width, bands); 32 levels keep files small."""
     x, y = np.meshgrid(*map(np.arange, size))
     angles = [0.4 + 1.1 * band for band in range(bands)]
     phases = [(x * math.cos(angle) + y * math.sin(angle)) / period + (x * y) / 4000 for angle in angles]

@@ -26,7 +26,7 @@ def release(
     dry_run: bool = False,
     report: Report = print,
 ) -> None:
-    """Bring each checkpoint to the Hub, skipping the steps that an earlier run has done.
+    """Convert, verify and publish each checkpoint, skipping the steps that an earlier run has done.
 
     Raises PublishError, CheckpointError, DownloadError, and OSError for the files.
     """

@@ -26,7 +26,7 @@ def convert(
         DType, typer.Option(help="The dtype to store weights in; `original` is lossless.")
     ] = DType.original,
     activation: Annotated[
-        str | None, typer.Option(help="Activation, if the file does not tell: quick_gelu (default) or gelu.")
+        str | None, typer.Option(help="Activation, if the file does not record it: quick_gelu (default) or gelu.")
     ] = None,
     vision_heads: Annotated[
         int | None, typer.Option(min=1, help="Attention heads of the image tower (default: width / 64).")

@@ -14,20 +14,19 @@ def verify(
     original: Annotated[
         str | None,
         typer.Option(
-            help="The source of the folder: one of the nine names (downloaded if need be), or a file. Without it, "
-            "the folder is compared with what its parity.json recorded. Of an exported folder: the folder or id of its "
-            "model, if that has moved."
+            help="The original: one of the nine names (downloaded if need be) or a file. By default the folder is "
+            "compared with the record in its parity.json. For an exported folder: the id or new folder of its model."
         ),
     ] = None,
     trust_original: Annotated[
         bool, typer.Option("--trust-original", help="Run the code in an original that is none of the published files.")
     ] = False,
     golden_images: Annotated[
-        Path | None, typer.Option(help="A folder with the images of published examples, instead of the web.")
+        Path | None, typer.Option(help="A folder with the images of published examples, in place of downloads.")
     ] = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Prove that a folder is its original: config, tensors, pixels, token ids, features, logits.
+    """Compare a folder with its original: config, tensors, pixels, token ids, features, logits.
 
     Writes parity.json into the folder, and the summary into its model card. Exits with 1 if anything differs. The files
     of an exported folder are measured again beside their model, and compared with its parity.json.
@@ -56,7 +55,7 @@ def verify(
 
 
 def verify_exported(directory: Path, original: str | None) -> None:
-    """Say of each exported file whether it is as recorded; exit with 1 unless all are."""
+    """Measure each exported file again, and exit with 1 unless all are as recorded."""
     from ..export.verify import verify_export
 
     equal = verify_export(directory, original, report=say)

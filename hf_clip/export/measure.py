@@ -11,7 +11,7 @@ from torch import nn
 from ..data.read import read_rows
 from ..exported.model import HFCLIPExportedModel
 from ..exported.sessions import Session
-from ..parity.reference import FEATURE_IMAGES, PARITY, open_image, texts_and_ids
+from ..parity.reference import FEATURE_IMAGES, PARITY, open_fixed_image, texts_and_ids
 from ..zero_shot.classifier import ZeroShotClassifier
 
 TEXTS = 12
@@ -23,7 +23,7 @@ def tower_inputs(model: nn.Module, processor: Any) -> dict[str, torch.Tensor]:
     """Prepare the parity tests' images and texts under every name that a part takes; Immich sends ids of one width."""
     images = []
     for name in FEATURE_IMAGES:
-        with open_image(PARITY / "images" / name) as image:
+        with open_fixed_image(PARITY / "images" / name) as image:
             images.append(processor.image_processor(images=[image], return_tensors="pt").pixel_values)
     texts = [text for text, _ in texts_and_ids(77)[:TEXTS]]
     ids = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").input_ids

@@ -1,4 +1,4 @@
-"""Every kind of file that holds weights in the original's key layout."""
+"""Readers and a writer of the file formats in which CLIP weights are passed on, all under the original's keys."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ def read_checkpoint(path: str | os.PathLike, prefix: str | None = None) -> dict[
 
     Args:
         path: The file.
-        prefix: What stands before the keys of the CLIP to read, in a file that holds several, such as `ema.`.
+        prefix: The prefix of the keys to read where a file holds several CLIPs, such as `ema.`.
 
     Raises:
         CheckpointError: The file is damaged, no checkpoint, or another kind of model, which is named.
@@ -122,7 +122,7 @@ def _read_torch_save(path: Path, mapped: bool = False) -> dict[str, torch.Tensor
 
 
 def _tensors(content: dict, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor in nested dicts, under the path that leads to it."""
+    """Flatten nested dicts; each tensor's key is the dotted path to it."""
     tensors = {}
     for name, value in content.items():
         if isinstance(name, str) and isinstance(value, torch.Tensor):
@@ -136,7 +136,7 @@ def _tensors(content: dict, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def write_state_dict(state_dict: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
-    """Save what the original's `clip.load(path)` loads; `path` appears, or is replaced, only when it is complete."""
+    """Write a file that the original's `clip.load(path)` reads; `path` changes only once the file is complete."""
     # torch.save writes the whole storage that a view is of
     tensors = {
         name: tensor.detach().clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor.detach()

@@ -1,4 +1,4 @@
-"""Which of a file's tensors are a CLIP's, and what a file without one holds."""
+"""Find the CLIP among a file's tensors, and name the kind of model in a file that has none."""
 
 import re
 from collections.abc import Callable, Set
@@ -31,7 +31,7 @@ def _any(pattern: str) -> Callable[[Set[str]], bool]:
 
 Kind = tuple[Callable[[Set[str]], bool], str]
 
-# models that look like a CLIP, and compute otherwise
+# models whose keys look like a CLIP's while their forward passes differ
 EXTENDED: list[Kind] = [
     (
         _any(r"positional_embedding_res$"),
@@ -42,7 +42,7 @@ EXTENDED: list[Kind] = [
         "a SigLIP, which scores with a bias: load it with transformers' SiglipModel or open_clip",
     ),
 ]
-# what files without a CLIP hold, and the way out; the first that matches
+# files without a CLIP: the first match names the kind of model and the tool to use
 OTHER_FILES: list[Kind] = [
     (
         _any(r"^(cond_stage_model|conditioner\.embedders)\."),

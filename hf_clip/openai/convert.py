@@ -1,4 +1,4 @@
-"""From an original checkpoint to a folder that `from_pretrained` reads."""
+"""Convert an original checkpoint to a folder that `from_pretrained` reads."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ from .published import DType, Layout
 from .variants import OPENAI, Variant
 from .vocabulary import load_vocabulary
 
-# with which sentence-transformers loads a folder as its own, unnormalized as the original embeds
+# sentence-transformers reads these files; embeddings stay unnormalized, as in the original
 SENTENCE_TRANSFORMERS: dict[str, Any] = {
     "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}],
     "sentence_bert_config.json": {
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Repository:
-    """Hold the contents of a converted folder."""
+    """The contents of a converted folder, before they are written."""
 
     config: PreTrainedConfig
     tensors: dict[str, Tensor]
@@ -80,14 +80,14 @@ def convert(
 
     Args:
         source: One of the nine names, which is downloaded, or a file.
-        output: The folder to write; it appears only when it is whole.
-        layout: Whose classes the folder is for.
-        dtype: What to store the weights in.
+        output: The folder to write; it appears only once it is complete.
+        layout: The package whose classes will read the folder.
+        dtype: The dtype of stored weights.
         force: Replace an output that exists.
         cache_dir: Where downloads are kept.
-        card: A file that becomes the folder's README.md.
+        card: A file to copy as the folder's README.md.
         report: Called with a sentence at each step.
-        **reading: What `read_original` takes, for files that do not tell.
+        **reading: Settings that the file does not record, passed to `read_original`.
 
     Raises:
         CheckpointError: The source is no CLIP, or one that hf_clip cannot express.
@@ -114,13 +114,13 @@ def load_model(
     cache_dir: str | os.PathLike | None = None,
     **reading: Any,
 ) -> HFCLIPModel:
-    """Return what `convert` and then `HFCLIPModel.from_pretrained(folder, dtype=dtype)` give, without a folder."""
+    """Load a checkpoint as a model in memory, equal to `convert` followed by `from_pretrained(folder, dtype=dtype)`."""
     original = read_original(source, cache_dir, **{"report": logger.warning, **reading})
     repository = to_repository(original.state_dict, Layout.hf_clip, DType.original, original.variant)
     options = {} if dtype is None else {"dtype": dtype}
     model = HFCLIPModel.from_pretrained(None, config=repository.config, state_dict=repository.tensors, **options)
     for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()  # off the file, which may be mapped
+        tensor.data = tensor.data.clone()  # the file may be memory-mapped, and deleted or replaced later
     model.config.name_or_path = os.fspath(source)
     return model
 
@@ -128,7 +128,7 @@ def load_model(
 def load_processor(
     source: str | os.PathLike, cache_dir: str | os.PathLike | None = None, **reading: Any
 ) -> HFCLIPProcessor:
-    """Return the processor that `convert` writes, without a folder."""
+    """Make the processor that `convert` would write for a checkpoint."""
     original = read_original(source, cache_dir, **{"report": logger.debug, **reading})
     return make_processor(infer_config(original.state_dict, original.variant))
 

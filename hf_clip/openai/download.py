@@ -1,4 +1,4 @@
-"""The files of the nine published checkpoints: from the cache, or fetched and verified."""
+"""Fetch the nine published checkpoints, verify their SHA-256 and keep them in a cache."""
 
 import difflib
 import logging
@@ -53,7 +53,7 @@ def _unknown(source: str) -> CheckpointError:
 
 
 def cached_file(checkpoint: Checkpoint, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Return the place where the file of a checkpoint is kept, whether or not it is there.
+    """Return the path of a checkpoint in the cache, whether or not the file exists.
 
     Raises:
         DownloadError: The place is in the home folder, and there is none.
@@ -99,7 +99,7 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
 def _address(checkpoint: Checkpoint) -> str:
     mirror = os.environ.get("HF_CLIP_MIRROR") or SOURCE_URL
     if not mirror.startswith(("https://", "http://")):
-        raise DownloadError(f"HF_CLIP_MIRROR is {mirror!r}; it must start with https:// or http://")
+        raise DownloadError(f"HF_CLIP_MIRROR is {mirror!r}: start it with https:// or http://")
     return checkpoint.url.replace(SOURCE_URL, mirror.rstrip("/"))
 
 
@@ -141,7 +141,7 @@ def _fetch_verified(url: str, sha256: str, partial: Path) -> None:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Bring `partial` to its full length, over as many connections as it takes."""
+    """Download to the end of `partial`, resuming after lost connections."""
     failures = 0
     with partial.open("ab") as file:
         while True:
@@ -168,7 +168,7 @@ def _fetch(url: str, partial: Path) -> None:
 
 
 def _receive(url: str, file: BinaryIO, label: str) -> None:
-    """Append one response to `file`; a server that ignores the range asked for starts it over."""
+    """Append one response to `file`; if the server ignores the Range header, start over."""
     start = file.tell()
     request = Request(url, headers={"User-Agent": "hf_clip"} | ({"Range": f"bytes={start}-"} if start else {}))
     # not urlopen: its opener keeps the proxies of its first call

@@ -1,10 +1,18 @@
-"""What can be wrong with a checkpoint, or with fetching one."""
+"""Exceptions for checkpoints that cannot be read, and for downloads that fail."""
 
 from pathlib import Path
 
+from ..utils.text import printable
+
 
 class CheckpointError(ValueError):
-    """Raised for a name or a file that no CLIP weights can be read from."""
+    """Raised for a name or a file that no CLIP weights can be read from.
+
+    Messages quote names out of the file, so they are made printable here, once for every program that shows them.
+    """
+
+    def __init__(self, message: object):
+        super().__init__(printable(message))
 
 
 def check_converted(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""From the shapes of an original checkpoint to its configuration, as the original's `build_model`."""
+"""Infer a configuration from tensor shapes, as the original's `build_model` does."""
 
 from torch import Tensor
 
@@ -15,14 +15,14 @@ class NotCLIPError(CheckpointError):
 
 
 class _Shapes:
-    """Look shapes up by name; an absent one says what was expected of the file."""
+    """Tensor shapes by key; a missing key raises NotCLIPError."""
 
     def __init__(self, state_dict: dict[str, Tensor]):
         self.state_dict = state_dict
 
     def __getitem__(self, key: str) -> tuple[int, ...]:
         if key not in self.state_dict:
-            raise NotCLIPError(f"This is no checkpoint of OpenAI's CLIP architecture: it has no tensor {key!r}.")
+            raise NotCLIPError(f"this is no checkpoint of OpenAI's CLIP architecture: it has no tensor {key!r}")
         return tuple(self.state_dict[key].shape)
 
     def count(self, prefix: str) -> int:
@@ -33,21 +33,21 @@ class _Shapes:
         """Return the side of a square grid of positions behind one class position."""
         side = round((self[key][0] - 1) ** 0.5)
         if side**2 + 1 != self[key][0]:
-            raise NotCLIPError(f"{key!r} has {self[key][0]} positions, which is not a square and one.")
+            raise NotCLIPError(f"{key!r} has {self[key][0]} positions, which is not a square and one")
         return side
 
 
 def infer_config(state_dict: dict[str, Tensor], variant: Variant = OPENAI) -> HFCLIPConfig:
-    """Return the configuration that the tensors' shapes and `variant` tell.
+    """Infer the configuration; activation and head counts, which shapes do not show, come from `variant`.
 
     Raises:
-        NotCLIPError: A tensor that tells a size is missing.
+        NotCLIPError: A tensor whose shape is needed is missing.
         CheckpointError: The variant does not fit the tensors.
     """
     shapes = _Shapes(state_dict)
     embed_dim = shapes["text_projection"][1]
     vocab_size, text_width = shapes["token_embedding.weight"]
-    # the two special tokens end the original's vocabulary; fine-tunes may have added others behind
+    # BOS and EOS are the last two of the original's vocabulary; fine-tunes may have appended tokens
     eos_token_id = min(vocab_size, VOCAB_SIZE) - 1
     text_config = HFCLIPTextConfig(
         vocab_size=vocab_size,
@@ -94,7 +94,7 @@ def _heads(tower: str, width: int, count: int | None) -> int:
     if count is None:
         count = max(1, width // HEAD_DIM)
     if width % count:
-        raise CheckpointError(f"a {tower} tower {width} channels wide cannot have {count} heads: give their number")
+        raise CheckpointError(f"a {tower} tower {width} channels wide cannot have {count} heads: pass the right number")
     return count
 
 

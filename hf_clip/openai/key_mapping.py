@@ -18,7 +18,7 @@ from ..utils.text import listing
 from .errors import CheckpointError
 
 T = TypeVar("T")
-# the original stores its sizes beside its weights; config.json says them here
+# sizes that the original stores as tensors; here they are in config.json
 BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -39,7 +39,7 @@ QKV = Op(split=lambda tensor: tensor.chunk(3), join=torch.cat)
 
 @dataclass(frozen=True)
 class Rule:
-    """Pair two templates with named fields: `{n}` is a number, any other a name without dots."""
+    """Correspondence of name templates. The field `{n}` matches a number, other fields a name without dots."""
 
     original: str
     ours: tuple[str, ...]
@@ -108,17 +108,17 @@ def rules(config: HFCLIPConfig) -> list[Rule]:
 
 
 def to_hf(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tensor]:
-    """Put the original's tensors under our names.
+    """Rename the original's tensors to the names of `HFCLIPModel`.
 
     Raises KeyMappingError, in the original's names, unless they are exactly those of `config`'s model.
     """
     state_dict = {key: tensor for key, tensor in state_dict.items() if key not in BOOKKEEPING}
     expected = _to_original(_meta_state_dict(config), config)
-    # some tools leave this count out; nothing is computed with it
+    # some tools drop this counter of BatchNorm, which no forward pass reads
     state_dict |= {
         key: torch.tensor(0) for key in expected if key.endswith(".num_batches_tracked") and key not in state_dict
     }
-    check_tensors(state_dict, expected)
+    check_shapes(state_dict, expected)
     table = [(_pattern(rule.original), rule) for rule in rules(config)]
     mapped = {}
     for key, tensor in state_dict.items():
@@ -129,15 +129,15 @@ def to_hf(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tens
 
 
 def to_original(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tensor]:
-    """Our tensors under the original's names.
+    """Rename the tensors of `HFCLIPModel` to the original's names.
 
     Raises KeyMappingError, in our names, unless they are exactly those of `config`'s model.
     """
-    check_tensors(state_dict, _meta_state_dict(config))
+    check_shapes(state_dict, _meta_state_dict(config))
     return _to_original(state_dict, config)
 
 
-def check_tensors(state_dict: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def check_shapes(state_dict: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Raise KeyMappingError unless both have the same keys and shapes."""
     if problem := (
         _listing("missing", expected.keys() - state_dict.keys())
@@ -151,7 +151,7 @@ def check_tensors(state_dict: dict[str, Tensor], expected: dict[str, Tensor]) ->
             ),
         )
     ):
-        raise KeyMappingError(f"These are not the tensors of this CLIP: {problem}.")
+        raise KeyMappingError(f"these are not the tensors of this CLIP: {problem}")
 
 
 def _to_original(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ def _to_original(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[st
     mapped = {}
     for key in state_dict:
         fields, rule = _only_match(key, table)
-        if rule is not None:  # the first of its parts speaks for all
+        if rule is not None:  # q, k and v are joined once, when their first part comes
             parts = tuple(state_dict[name.format_map(fields)] for name in rule.ours)
             mapped[rule.original.format_map(fields)] = rule.op.join(parts)
     return mapped
@@ -180,7 +180,7 @@ def _pattern(template: str) -> re.Pattern:
 def _only_match(key: str, table: Sequence[tuple[re.Pattern, T]]) -> tuple[dict[str, str], T]:
     matches = [(match.groupdict(), rule) for pattern, rule in table if (match := pattern.fullmatch(key))]
     if len(matches) != 1:
-        raise KeyMappingError(f"{len(matches)} rules match {key!r}, expected one.")
+        raise KeyMappingError(f"{len(matches)} rules match {key!r}: expected one")
     return matches[0]
 
 
@@ -189,4 +189,4 @@ def _listing(what: str, names: Iterable[str]) -> str:
     return f"{what} {listing(names)}" if names else ""
 
 
-__all__ = ["BOOKKEEPING", "KeyMappingError", "check_tensors", "rules", "to_hf", "to_original"]
+__all__ = ["BOOKKEEPING", "KeyMappingError", "check_shapes", "rules", "to_hf", "to_original"]

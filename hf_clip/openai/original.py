@@ -1,4 +1,4 @@
-"""An original checkpoint as it is read, and what is assumed of one that is none of OpenAI's."""
+"""Read an original checkpoint, and state what is assumed where a file does not record it."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from .variants import Variant, choose_variant, recorded_variant
 
 @dataclass(frozen=True)
 class Original:
-    """Hold a checkpoint's tensors under the original's keys, and the variant of the architecture they are taken for."""
+    """A checkpoint's tensors under the original's keys, with the settings assumed for its architecture."""
 
     path: Path
     state_dict: dict[str, Tensor]
@@ -34,20 +34,20 @@ def read_original(
     prefix: str | None = None,
     report: Callable[[str], None] = print,
 ) -> Original:
-    """Read a checkpoint, and say what is assumed of one that is none of the nine published files.
+    """Read a checkpoint, and report the assumptions for files other than the nine published.
 
-    A state dict does not tell its activation or the number of its heads. They come from these arguments, else from an
+    A state dict records neither its activation nor the number of heads. They come from these arguments, else from an
     `open_clip_config.json` beside the file, else they are OpenAI's.
 
     Args:
         source: One of the nine names, which is downloaded, or a file.
         cache_dir: Where downloads are kept.
-        activation: Such as "quick_gelu", OpenAI's, or "gelu".
+        activation: "quick_gelu", which OpenAI's models use, or "gelu".
         vision_heads: Attention heads of the vision tower.
         text_heads: Attention heads of the text tower.
         like: The name of an open_clip architecture that has these settings, such as "ViT-H-14".
-        prefix: Which CLIP to read, in a file of several: what stands before its keys.
-        report: Called with the sentence that says what is assumed.
+        prefix: The prefix of the keys to read where a file holds several CLIPs.
+        report: Called with one sentence that names the assumptions.
 
     Raises:
         CheckpointError: The source is no CLIP, or one that hf_clip cannot express.
@@ -62,7 +62,7 @@ def read_original(
 
 
 def assumption(path: Path, variant: Variant) -> str:
-    """Say what is taken for granted of a file that does not tell."""
+    """Name the settings that are assumed because the file does not record them."""
     return (
         f"{path} is none of the nine published files: assuming {variant}, a causal text tower, and images read at the "
         "class token or the attention pooling"

@@ -1,4 +1,4 @@
-"""The nine published checkpoints as a table, and the forms in which they can be stored. Imports no other package."""
+"""The table of the nine published checkpoints. Imports no other package, so that `--help` stays instant."""
 
 import re
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ SOURCE_URL = "https://openaipublic.azureedge.net/clip/models"
 
 
 class Layout(str, Enum):
-    """Name the package whose classes read a converted folder."""
+    """The package whose classes read a converted folder."""
 
     hf_clip = "hf_clip"
     transformers = "transformers"
 
 
 class DType(str, Enum):
-    """Name the dtype in which weights are stored. `original` keeps the dtype of each tensor."""
+    """The dtype of stored weights. `original` keeps the dtype of each tensor."""
 
     original = "original"
     float32 = "float32"
@@ -25,7 +25,7 @@ class DType(str, Enum):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Describe one published checkpoint. `repo_name` names its converted repository."""
+    """One published checkpoint. `repo_name` is the name of its converted repository."""
 
     name: str
     url: str

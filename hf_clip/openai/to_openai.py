@@ -1,4 +1,4 @@
-"""From a converted folder back to a state dict that the original's `clip.load` reads."""
+"""Convert a folder back to a state dict that the original's `clip.load` reads."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def to_openai(directory: Path, output: Path, force: bool = False, report: Callab
 
 
 def read_repository(directory: Path) -> tuple[HFCLIPConfig, dict[str, Tensor]]:
-    """Configuration and stored tensors of a folder, one safetensors file or several."""
+    """Read the configuration and the stored tensors of a folder, sharded or not."""
     check_converted(directory)
     config = HFCLIPConfig.from_pretrained(directory)
     tensors = {}

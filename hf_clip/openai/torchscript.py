@@ -1,4 +1,4 @@
-"""TorchScript archives, read without compiling or running anything of theirs."""
+"""Read tensors out of TorchScript archives without compiling or running their code."""
 
 import io
 import mmap
@@ -30,7 +30,7 @@ STORAGE_DTYPES = {
 
 
 class _ScriptModule:
-    """Stand in for any class of an archive: its attributes, and which of them belong into a state dict."""
+    """Inert stand-in for a class of the archive. `declared` lists its parameters and buffers."""
 
     declared: frozenset[str] | None
 
@@ -39,7 +39,7 @@ class _ScriptModule:
 
 
 class _ScriptUnpickler(pickle.Unpickler):
-    """Rebuild the module tree of a TorchScript archive from tensors and inert stand-ins; compiles and runs nothing."""
+    """Unpickler that builds the module tree from tensors and inert stand-ins, and refuses any other class."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
         self.path, self.archive, self.root = path, archive, root
@@ -67,7 +67,7 @@ class _ScriptUnpickler(pickle.Unpickler):
         raise CheckpointError(f"{self.path} asks for {module}.{name}, which no CLIP archive needs: it was not read")
 
     def persistent_load(self, pid: tuple) -> torch.Tensor:
-        """One storage, as a flat tensor over the mapped file."""
+        """Return a storage as a flat tensor over the memory-mapped file."""
         _, dtype, key, _, length = pid
         info = self.archive.getinfo(f"{self.root}/data/{key}")
         if not 0 <= length * dtype.itemsize <= info.file_size:
@@ -95,7 +95,7 @@ class _ScriptUnpickler(pickle.Unpickler):
         return value
 
     def _declared(self, module: str, name: str) -> frozenset[str] | None:
-        """List the parameters and buffers that the archive's code lists for a class, if it does."""
+        """Return the parameters and buffers that the archive's code declares for a class, None if it declares none."""
         lists = re.search(
             rf"^class {re.escape(name)}\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]$",
             self._text(f"code/{module.replace('.', '/')}.py"),
@@ -116,7 +116,7 @@ def read_archive(path: Path, archive: zipfile.ZipFile, root: str) -> dict[str, t
 
 
 def _state_dict(module: _ScriptModule, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Return what `torch.jit.load(path).state_dict()` gives, in its order."""
+    """Collect parameters and buffers, equal to `torch.jit.load(path).state_dict()` and in its order."""
     tensors = {
         f"{prefix}{name}": value
         for name, value in module.attributes.items()

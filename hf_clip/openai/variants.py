@@ -1,4 +1,4 @@
-"""What a state dict does not tell of the model it belongs to, and where else that is written."""
+"""Settings that a state dict does not record: activation and head counts, from open_clip's names or config file."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ CONFIG_FILE = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class Variant:
-    """Hold what leaves no trace in an architecture's tensors. Heads are 64 channels wide unless counted."""
+    """Settings that leave no trace in tensor shapes. Without a count, heads are 64 channels wide."""
 
     activation: str = "quick_gelu"
     vision_heads: int | None = None
@@ -27,7 +27,7 @@ class Variant:
 
 OPENAI = Variant()
 _GELU = Variant("gelu")
-# by open_clip's names; "-quickgelu" behind any of them changes the activation
+# by open_clip's names; the suffix "-quickgelu" changes the activation
 OPEN_CLIP = {
     "ViT-B-32": _GELU,
     "ViT-B-32-256": _GELU,
@@ -43,7 +43,7 @@ OPEN_CLIP = {
 }
 QUICK_GELU_SUFFIX = "-quickgelu"
 
-# what changes the computation and leaves no trace, or none that hf_clip can follow: the value that does not
+# fields that change the forward pass in ways hf_clip does not implement, with the one value that does not
 VISION_FIELDS = {
     "timm_model_name": None,
     "attentional_pool": False,
@@ -67,7 +67,7 @@ TEXT_FIELDS = {
 
 
 def named_variant(name: str) -> Variant:
-    """Return the variant of an architecture by open_clip's name.
+    """Look up an architecture by its name in open_clip.
 
     Raises:
         CheckpointError: The name is not known.
@@ -75,13 +75,15 @@ def named_variant(name: str) -> Variant:
     base = name.removesuffix(QUICK_GELU_SUFFIX)
     if base not in OPEN_CLIP:
         known = ", ".join(OPEN_CLIP)
-        raise CheckpointError(f"{name!r} is no architecture that hf_clip knows: give one of {known}, or its settings")
+        raise CheckpointError(
+            f"{name!r} is no architecture that hf_clip knows: choose from {known}, or pass its settings"
+        )
     variant = OPEN_CLIP[base]
     return Variant("quick_gelu", variant.vision_heads, variant.text_heads) if base != name else variant
 
 
 def recorded_variant(checkpoint: Path) -> Variant | None:
-    """Return what the open_clip_config.json beside `checkpoint` says, None where there is no such file.
+    """Read the open_clip_config.json beside `checkpoint`; None if there is no such file.
 
     Raises:
         CheckpointError: It describes a model that hf_clip cannot express, or is damaged.
@@ -113,7 +115,7 @@ def choose_variant(
     vision_heads: int | None = None,
     text_heads: int | None = None,
 ) -> Variant:
-    """Return the variant that options ask for: each given setting, else those of `like`, else what is recorded."""
+    """Combine settings: those given, else those of the architecture `like`, else the recorded ones, else OpenAI's."""
     base = named_variant(like) if like else recorded or OPENAI
     given = {"activation": activation, "vision_heads": vision_heads, "text_heads": text_heads}
     settings = {field.name: getattr(base, field.name) for field in fields(base)}

@@ -1,1 +1,1 @@
-"""The proof that a converted folder is its original."""
+"""Compare converted folders with their originals, bit by bit."""

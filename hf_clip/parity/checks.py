@@ -1,4 +1,4 @@
-"""The comparisons of a converted folder with its original, one row each."""
+"""Comparisons of a converted folder with its original; each gives one row of the report."""
 
 import json
 import math
@@ -25,18 +25,18 @@ from .reference import (
     PARITY,
     Reference,
     compute,
-    fingerprints,
     image_files,
     model_inputs,
-    open_image,
+    open_fixed_image,
     original_pixels,
     plain,
+    tensor_digests,
     tensor_sha256,
     texts_and_ids,
 )
 
-TOLERANCE = 1e-5  # of a feature vector's norm, or of the largest logit: what another order of fp32 sums makes
-NAMED = 4  # how many of the things that differ a sentence names
+TOLERANCE = 1e-5  # of a feature vector's norm, or of the largest logit: the effect of another order of fp32 sums
+NAMED = 4  # differences listed in a detail
 NOT_THE_MODEL = {"_name_or_path", "architectures", "transformers_version"}
 
 
@@ -48,7 +48,7 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison; `difference` is the largest of the numbers compared, if finite: relative for features."""
+    """The result of one comparison. `difference` is the largest one found, if finite; for features it is relative."""
 
     name: str
     verdict: Verdict
@@ -57,7 +57,7 @@ class Check:
 
 
 def check(name: str, problems: str, sound: str, difference: float | None = None) -> Check:
-    """Failed with the sentence `problems` if there is one, else passed with `sound`."""
+    """Make a failed check with the detail `problems`, or a passed one with `sound` if there are none."""
     finite = difference if difference is not None and math.isfinite(difference) else None
     return Check(name, Verdict.failed if problems else Verdict.passed, problems or sound, finite)
 
@@ -76,7 +76,7 @@ def is_stock(directory: Path) -> bool:
 
 
 def check_code(directory: Path) -> Check:
-    """Check that the code that comes with the folder is the code that all other checks ran: the installed package's."""
+    """Compare the folder's .py files with those of the installed hf_clip, which the other checks use."""
     files = sorted(directory.glob("*.py"))
     if not files:
         return skipped("remote code", "the folder has no code of its own")
@@ -109,13 +109,13 @@ def _differences(ours: dict[str, Any], original: dict[str, Any], prefix: str = "
 
 
 def check_tensors(directory: Path, reference: Reference) -> Check:
-    """Stored tensors under the original's names against the original's, bit by bit."""
+    """Compare the stored tensors with the original's, bit by bit."""
     _, stored = read_repository(directory)
     try:
         mapped = to_original(stored, HFCLIPConfig.from_dict(reference.config))
     except CheckpointError as error:
         return check("tensors", str(error), "")
-    ours, original = fingerprints(mapped, "stored tensors"), reference.tensors
+    ours, original = tensor_digests(mapped, "stored tensors"), reference.tensors
     differing = [_difference(key, ours.get(key), original.get(key)) for key in sorted(ours.keys() | original.keys())]
     differing = [difference for difference in differing if difference]
     problems = f"{len(differing)} of {len(original)} tensors differ: {named(differing)}" if differing else ""
@@ -136,7 +136,7 @@ def _difference(key: str, ours: str | None, original: str | None) -> str:
 
 
 def check_image_processor(directory: Path, reference: Reference) -> Check:
-    """Check pixels against digests of the original's; there is one for each Pillow that resizes in its own way."""
+    """Compare pixels with digests of the original's, recorded under each Pillow whose resize differs."""
     if is_stock(directory):
         return skipped("image processor", "stock processor: other pixels for some images by design")
     processor = AutoImageProcessor.from_pretrained(directory, trust_remote_code=False)
@@ -158,7 +158,7 @@ def check_image_processor(directory: Path, reference: Reference) -> Check:
 
 
 def _pixels_sha256(processor: Any, path: Path) -> str:
-    with open_image(path) as image:
+    with open_fixed_image(path) as image:
         try:
             return tensor_sha256(processor(image, return_tensors="pt")["pixel_values"][0])
         except (ValueError, TypeError, RuntimeError, OSError):  # stock cannot read every mode
@@ -166,7 +166,7 @@ def _pixels_sha256(processor: Any, path: Path) -> str:
 
 
 def check_tokenizer(directory: Path, reference: Reference) -> Check:
-    """Token ids against those that the original's code gave."""
+    """Compare token ids with those recorded from the original's tokenizer."""
     if is_stock(directory):
         return skipped("tokenizer", "stock tokenizer: other ids for some texts by design")
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Numbers that others have published about a checkpoint, and that need no data set: `parity/golden.json`."""
+"""Compare with numbers that others have published and that need no data set: `parity/data/golden.json`."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ MEASURES: dict[str, Callable[..., Tensor]] = {
 
 
 def check_golden(model: PreTrainedModel, directory: Path, checkpoint: str, images: Path | None) -> list[Check]:
-    """Check the parameters of one of the nine, and its published examples, with images of a folder or the web."""
+    """Compare the parameter count and published examples of one of the nine; images come from a folder or the web."""
     golden = json.loads((PARITY / "golden.json").read_text())
     examples = [example for example in golden["examples"] if example["checkpoint"] == checkpoint]
     processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
@@ -32,7 +32,7 @@ def check_golden(model: PreTrainedModel, directory: Path, checkpoint: str, image
 
 
 def _check_parameters(model: PreTrainedModel, value: float, unit: int, source: str) -> Check:
-    """Compare the number of parameters; `value` is in units of one, or of a million with two decimals."""
+    """Compare the number of parameters with `value`, which counts units of one or of a million, to two decimals."""
     count = sum(parameter.numel() for parameter in model.parameters())
     equal = round(count / unit, 2) == value
     published = f"{value:,}" if unit == 1 else f"{value} million"

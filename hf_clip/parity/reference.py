@@ -1,4 +1,4 @@
-"""What an original checkpoint says: its configuration, its tensors, and what its own graph makes of fixed inputs."""
+"""Record an original checkpoint: configuration, digests of its tensors, and outputs of its graph for fixed inputs."""
 
 import base64
 import hashlib
@@ -34,10 +34,10 @@ LOGIT_IMAGES = 2
 
 @dataclass(frozen=True)
 class Reference:
-    """Hold the original, from its file or as an earlier run recorded it.
+    """The original, read from its file or from the record of an earlier run.
 
-    `tensors` has a fingerprint under each of the original's keys. `outputs` is empty where no graph was run, and
-    `no_outputs` says why. `assumed` is what the file does not tell, as the folder has it.
+    `tensors` has a digest for each of the original's keys. `outputs` is empty if no graph was run, and `no_outputs`
+    is the reason. `assumed` names the settings that the file does not record, taken from the folder.
     """
 
     name: str
@@ -108,7 +108,7 @@ def read_reference(
     else:
         report("running its graph")
         outputs, no_outputs = graph_outputs(path, config), f"the graph of {name} has no such method"
-    tensors = fingerprints(weights, "original tensors")
+    tensors = tensor_digests(weights, "original tensors")
     assumed = str(original.variant) if settings else ""
     return Reference(name, sha256, plain(config), tensors, outputs, no_outputs, assumed)
 
@@ -122,7 +122,7 @@ def _settings(config: HFCLIPConfig) -> dict[str, Any]:
 
 
 def plain(config: HFCLIPConfig) -> dict[str, Any]:
-    """Every field, defaults included, as JSON has it."""
+    """Return every field as plain JSON values, defaults included."""
     return json.loads(config.to_json_string(use_diff=False))
 
 
@@ -134,7 +134,7 @@ def image_files() -> list[Path]:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_fixed_image(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings(), Image.open(path) as image:
         warnings.simplefilter("ignore")  # Pillow has one for palettes with alpha
         yield image
@@ -142,23 +142,27 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 def original_pixels(path: Path, size: int) -> Tensor:
     """Return pixels (3, size, size) by the original's transform composed from the installed torchvision and Pillow."""
-    with open_image(path) as image:
+    with open_fixed_image(path) as image:
         return _transform(size)(image)
 
 
 def texts_and_ids(context_length: int) -> list[tuple[str, list[int]]]:
-    """Give texts and the original's ids for at most `context_length` columns, EOT last, without padding."""
+    """Return fixed texts with the original's ids, cut to `context_length` with EOT last, without padding."""
     rows = [(row["text"], row["ids"]) for row in json.loads((PARITY / "texts.json").read_text())]
     return [(text, ids if len(ids) <= context_length else [*ids[: context_length - 1], ids[-1]]) for text, ids in rows]
 
 
 def model_inputs(image_size: int, context_length: int, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """Pixels (images, 3, size, size) and ids (texts, context_length), padded with 0: a traced graph has no other width.
+    """Return fixed pixels (images, 3, size, size) and ids (texts, context_length), padded with 0.
+
+    The ids keep all columns, because a traced graph accepts no other width.
 
     Raises CheckpointError for a model that CLIP's ids do not fit.
     """
     if vocab_size < VOCAB_SIZE:
-        raise CheckpointError(f"the model has {vocab_size:,} tokens: verify knows the original's {VOCAB_SIZE:,} only")
+        raise CheckpointError(
+            f"the model has {vocab_size:,} tokens, the original {VOCAB_SIZE:,}: verify knows only that vocabulary"
+        )
     pixels = torch.stack([original_pixels(PARITY / "images" / name, image_size) for name in FEATURE_IMAGES])
     ids = torch.zeros(FEATURE_TEXTS, context_length, dtype=torch.long)
     for row, (_, text_ids) in zip(ids, texts_and_ids(min(context_length, CONTEXT_LENGTH)), strict=False):
@@ -178,7 +182,7 @@ def is_archive(path: Path) -> bool:
 
 
 def graph_outputs(path: Path, config: HFCLIPConfig) -> dict[str, Tensor]:
-    """Compute what the archive's own module computes, in fp32 on the CPU. RUNS THE CODE IN THE FILE."""
+    """Run the archive's own module on fixed inputs, in fp32 on the CPU. THIS RUNS THE CODE IN THE FILE."""
     text = config.text_config
     pixels, ids = model_inputs(config.vision_config.image_size, text.max_position_embeddings, text.vocab_size)
     with warnings.catch_warnings():
@@ -204,12 +208,12 @@ def compute(calls: dict[str, Callable[[], Tensor]], label: str) -> dict[str, Ten
 # --- digests ----------------------------------------------------------------------------------------------------------
 
 
-def fingerprints(tensors: dict[str, Tensor], label: str) -> dict[str, str]:
-    """Write `dtype [shape] SHA-256` of each tensor: equal for equal bits only, NaNs included."""
-    return {key: fingerprint(tensor) for key, tensor in tqdm(tensors.items(), desc=label, delay=2)}
+def tensor_digests(tensors: dict[str, Tensor], label: str) -> dict[str, str]:
+    """Return `dtype [shape] SHA-256` of each tensor; two are equal only if their bits are, NaNs included."""
+    return {key: tensor_digest(tensor) for key, tensor in tqdm(tensors.items(), desc=label, delay=2)}
 
 
-def fingerprint(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} {tensor_sha256(tensor)}"
 
 

@@ -1,4 +1,4 @@
-"""The proof that a converted folder is its original: run before publishing, and by any user after."""
+"""Verify that a converted folder equals its original, and record the result in parity.json and the model card."""
 
 import json
 import os
@@ -43,7 +43,7 @@ MARKED = re.compile("(<!-- parity:start -->).*?(<!-- parity:end -->)", re.DOTALL
 
 
 class NotVerifiedError(CheckpointError):
-    """Raised for a folder that no verification has passed as it is now."""
+    """Raised for a folder that was never verified, failed, or changed since."""
 
 
 def verify(
@@ -54,7 +54,7 @@ def verify(
     cache_dir: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Check]:
-    """Compare a converted folder with its original, and write what was found to its parity.json and README.md.
+    """Compare a converted folder with its original, and record the result in its parity.json and README.md.
 
     `original` is one of the nine names or a file; without it, the original is the one that an earlier parity.json
     names if it is in the cache, else what that parity.json recorded of it. The graph in an original is run, which runs
@@ -78,7 +78,7 @@ def verify(
     for name, step in tqdm(steps.items(), desc="checks", delay=2):
         try:
             checks += step()
-        except Exception as error:  # a folder can be wrong in any way: that is a finding
+        except Exception as error:  # whatever a broken folder raises is a failed check, not a crash
             reason = " ".join(str(error).split())
             checks.append(Check(name, Verdict.failed, f"{type(error).__name__}: {reason[:300]}"))
     _record(directory, reference, checks)
@@ -105,7 +105,7 @@ def check_verified(directory: Path) -> dict[str, Any]:
 
 
 def table(checks: list[Check]) -> Table:
-    """For the terminal."""
+    """Lay the checks out as a table of rich."""
     rows = Table("check", "verdict", "detail")
     for row in checks:
         rows.add_row(cell(row.name), cell(row.verdict.value, COLORS[row.verdict]), cell(row.detail))
@@ -128,7 +128,7 @@ def _find_original(
     try:
         recorded = Reference.from_json(parity["original"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{directory / PARITY_FILE} does not tell the original: pass --original") from error
+        raise CheckpointError(f"{directory / PARITY_FILE} does not record the original: pass --original") from error
     if recorded.name in CHECKPOINTS:
         path = cached_file(CHECKPOINTS[recorded.name], cache_dir)
         if path.is_file() and file_sha256(path) == recorded.sha256:
@@ -138,7 +138,7 @@ def _find_original(
 
 
 def _check_model(directory: Path, reference: Reference, golden_images: Path | None) -> list[Check]:
-    """Everything that needs the model, loaded once."""
+    """Run the checks that need the model, which is loaded once."""
     checks = [skipped(name, reference.no_outputs) for name in OUTPUTS if name not in reference.outputs]
     if reference.outputs or reference.checkpoint:
         model = AutoModel.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False).eval()
@@ -170,7 +170,7 @@ def _record(directory: Path, reference: Reference, checks: list[Check]) -> None:
 
 
 def _summary(reference: Reference, versions: dict[str, str], checks: list[Check]) -> str:
-    """For the model card."""
+    """Render the checks as Markdown for the model card."""
     installed = ", ".join(f"{package} {number}" for package, number in versions.items())
     rows = [[row.name, row.verdict.value, row.detail.replace("|", "\\|")] for row in checks]
     lines = [f"| {' | '.join(cells)} |" for cells in [["check", "verdict", "detail"], ["---"] * 3, *rows]]
@@ -191,7 +191,7 @@ def _read_parity(directory: Path) -> dict[str, Any] | None:
 
 
 def _files(directory: Path) -> dict[str, str]:
-    """SHA-256 by path of all that is published, but for what a verification itself writes."""
+    """Return SHA-256 by path for every published file, without the two that a verification writes."""
     paths = {path.relative_to(directory): path for path in sorted(directory.rglob("*")) if path.is_file()}
     return {
         name.as_posix(): file_sha256(path)

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of CLIP."""
+"""Helpers for files, packages and text that do not depend on CLIP."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Write files and folders so that they appear complete or not at all."""
 
 import hashlib
 import os
@@ -13,10 +13,10 @@ CHUNK_BYTES = 1 << 20
 
 @contextmanager
 def replacing(path: str | os.PathLike, mark: str = "") -> Iterator[Path]:
-    """Give a file to write, which takes the place of `path` when the block ends and is deleted if the block fails.
+    """Yield a temporary path beside `path`; it replaces `path` when the block ends, and is deleted if the block fails.
 
-    It lies beside `path`, by the name of this process; with `mark` by that, so that what a killed process has left is
-    written over. Only for paths that no two processes write at once.
+    Its name holds the process id, or `mark`, so that the next run overwrites the leftover of a killed one. Two
+    processes must not write the same `path` at once with a `mark`.
     """
     path = Path(path)
     work = path.with_name(f".{path.name}.{mark or os.getpid()}")
@@ -41,7 +41,7 @@ def check_output(path: Path, force: bool) -> None:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Give a directory to fill; it takes the place of `path` when the block ends, and is deleted if the block fails."""
+    """Yield a temporary directory; it replaces `path` when the block ends, and is deleted if the block fails."""
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -58,7 +58,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def _share(directory: Path) -> None:
-    """Give what temporary files and folders keep private the permissions of any other."""
+    """Give temporary files and folders, which are private, the permissions that the umask allows."""
     umask = os.umask(0)
     os.umask(umask)
     for path in (directory, *directory.rglob("*")):
@@ -66,7 +66,7 @@ def _share(directory: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hexadecimal digest of a file, with a progress bar where it takes over two seconds."""
+    """Return the SHA-256 of a file in hexadecimal; a progress bar appears after two seconds."""
     from huggingface_hub.utils import tqdm
 
     digest = hashlib.sha256()

@@ -1,10 +1,10 @@
-"""Optional packages, each behind an extra of this one."""
+"""Optional packages and the extras that install them."""
 
 from importlib.util import find_spec
 
 
 class MissingPackageError(ImportError):
-    """Raised where an optional package is needed and not installed."""
+    """Raised if an optional package is needed and not installed."""
 
 
 def require(package: str, extra: str, purpose: str) -> None:

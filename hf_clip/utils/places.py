@@ -30,11 +30,11 @@ class Place(NamedTuple):
 
 
 def place_at(address: str) -> Place:
-    """Return the place that a path or an address stands for.
+    """Open the file system of a path or an address.
 
     Raises:
         MissingPackageError: The package for this kind of address is not installed.
-        ValueError: The kind of address is not known.
+        ValueError: No file system is known for the address.
     """
     from fsspec.core import url_to_fs
 
@@ -50,19 +50,19 @@ def place_at(address: str) -> Place:
 
 @contextmanager
 def reaching(place: Place) -> Iterator[None]:
-    """Raise ConnectionError in place of what a client of an object store raises, such as for missing credentials."""
+    """Turn the exceptions of object-store clients, such as for missing credentials, into ConnectionError."""
     try:
         yield
     except Exception as error:
         if place.is_local or (isinstance(error, OSError | ValueError) and not isinstance(error, PermissionError)):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConnectionError(f"can't reach {place} ({reason}): check its address and your credentials") from error
+        raise ConnectionError(f"cannot reach {place} ({reason}): check its address and your credentials") from error
 
 
 @contextmanager
 def writing(place: Place) -> Iterator[Any]:
-    """Open a file to write; it takes the place's name when the block ends, and leaves nothing if the block fails."""
+    """Yield an open file that appears at `place` when the block ends; nothing is left if the block fails."""
     if place.is_local:
         path = Path(place.path)
         with replacing(path, f"{os.getpid()}.new") as work, work.open("wb") as file:

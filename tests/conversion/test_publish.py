@@ -182,7 +182,7 @@ def test_no_way_to_the_hub(hub, folder, capsys, monkeypatch, constant, value, se
         (["{}", "--repo", "clip"], 1, "'clip' is no repository id: it must look like ORG/NAME"),
         (["{}", "--repo", "org/clip/32"], 1, "'org/clip/32' is no repository id"),
         (["{}", "--repo", "org/clip--32"], 1, "Cannot have -- or .. in repo_id: 'org/clip--32'"),
-        (["{}/missing", "--repo", "org/clip"], 1, "missing is no folder"),
+        (["{}/missing", "--repo", "org/clip"], 1, "there is no folder"),
         (["{}/..", "--repo", "org/clip"], 1, "is not verified"),
         (["{}"], 2, "give a folder and --repo ORG/NAME, or --all ORG"),
         (["{}", "--all", "org"], 2, "give a folder and --repo ORG/NAME, or --all ORG"),
@@ -213,7 +213,7 @@ def test_all_nine_or_none(hub, folder, tmp_path, capsys):
     arguments = ["publish", "--all", "org", "--root", tmp_path]
     assert run(*arguments) == 1
     printed = output(capsys)
-    assert f"{folders[0]} is no folder" in printed
+    assert f"there is no folder {folders[0]}" in printed
     assert f"{folders[1]} is not verified" in printed
     assert f"{folders[2]} was not converted from the published {rows[2].name}" in printed
     assert not hub.requests
