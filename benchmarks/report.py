@@ -1,4 +1,4 @@
-"""Rows as tables, as JSON and as the chart in README."""
+"""Rows as tables, as JSON, as a chart of all of them, and as the chart in README."""
 
 import json
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from .common import Row
 
-OURS, OTHERS = "#4472b8", "#b9bec9"
+OURS, OPTIMIZED, OTHERS = "#4472b8", "#9db9e0", "#b9bec9"
 SECTIONS = (
     "images",
     "texts",
@@ -40,6 +40,18 @@ NOT_DRAWN = (
     *("growth", "evaluation", "imports", "search", "runtime images", "runtime texts"),
     *("batch 1", "cold", "1 thread"),
 )
+
+# the chart in README: a label, and the section and case of its rows
+SUMMARY = (
+    ("100 images, 1,000 labels", "zero-shot", "ViT-B/32, 100 images x 1000 labels"),
+    ("token ids, 10,000 captions", "tokenization", "captions, warm"),
+    ("short prompts", "texts", "ViT-B/32, short prompts"),
+    ("load a .pt, ViT-B/32", "loading", "ViT-B/32"),
+    ("pixels, 640x480", "preprocessing", "640x480, 2 threads"),
+    ("images, RN50", "images", "RN50, batch 16"),
+    ("images, ViT-B/32", "images", "ViT-B/32, batch 16"),
+)
+NOT_A_PEER = ("image encoding alone",)
 
 
 def print_tables(rows: list[Row], console: Console) -> None:
@@ -90,11 +102,61 @@ def draw(rows: Iterable[Row], machine: str, file: Path) -> None:
     plt.close(figure)
 
 
+def summarize(rows: Iterable[Row]) -> list[tuple[str, str, float, float | None]]:
+    """Compare the exact and the optimized rows with the fastest of the others, which is at 1.
+
+    Returns:
+        For each case of SUMMARY that was measured: its label, the fastest other's name, and how many times as fast
+        hf_clip is, exact and (None if it was not measured) optimized.
+    """
+    found = []
+    for label, section, case in SUMMARY:
+        members = [row for row in rows if (row.section, row.case) == (section, case)]
+        others = [row for row in members if not row.peer.startswith("hf_clip") and row.peer not in NOT_A_PEER]
+        ours = [row for row in members if row.peer.startswith("hf_clip") and "known" not in row.peer]
+        if not others or not ours:
+            continue
+        best = min(others, key=lambda row: row.seconds)
+        optimized = [row.seconds for row in ours if "optimized" in row.peer and "compiled" not in row.peer]
+        exact = next(row.seconds for row in ours if "optimized" not in row.peer)
+        found.append((label, best.peer, best.seconds / exact, best.seconds / min(optimized) if optimized else None))
+    return found
+
+
+def draw_summary(rows: list[Row], machine: str, file: Path) -> None:
+    """Draw the chart of README."""
+    cases = summarize(rows)
+    figure, axis = plt.subplots(figsize=(8, 0.8 + 0.48 * len(cases)), layout="constrained")
+    for place, (label, other, exact, optimized) in enumerate(cases):
+        values = [(exact, OURS)] if optimized is None else [(exact, OURS), (optimized, OPTIMIZED)]
+        for number, (value, color) in enumerate(values):
+            height = 0.7 / len(values)
+            bar = axis.barh(place + (number - (len(values) - 1) / 2) * height, value, height * 0.9, color=color)
+            axis.bar_label(bar, [f"{value:.3g}x"], padding=3, fontsize=8)
+        axis.text(-0.01, place, f"{label}\n", transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=9)
+        beside = f"\nbeside {other}"
+        axis.text(-0.01, place, beside, transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=7)
+    axis.set_yticks([])
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axis.minorticks_off()
+    axis.axvline(1, color="#555555", linewidth=0.8)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (OURS, OPTIMIZED)]
+    axis.legend(handles, ["hf_clip, exact", "hf_clip, optimized"], loc="lower right", fontsize=8, frameon=False)
+    axis.set_title(f"times as fast as the fastest other library ({machine})", fontsize=9, loc="left")
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
 def main(
     results: Annotated[list[Path], typer.Argument(help="What `python -m benchmarks` wrote, on one machine.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json and results.png.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for results.json, results.png and summary.png.")
+    ],
 ) -> None:
-    """Put the results of several runs into one file and one chart.
+    """Put the results of several runs into one file, a chart of all rows and the chart of README.
 
     Example: python -m benchmarks.report build/a/results.json build/b/results.json --output benchmarks
     """
@@ -106,6 +168,7 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     write_json(rows, machine, versions, output / "results.json")
     draw(rows, machine, output / "results.png")
+    draw_summary(rows, machine, output / "summary.png")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A page in the browser that tries a CLIP."""
+"""The browser page that `hf-clip app` serves."""

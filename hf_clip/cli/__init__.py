@@ -1,1 +1,4 @@
-"""The `hf-clip` command. Its modules import torch and transformers inside their functions, so that help is instant."""
+"""The `hf-clip` command, a module for each verb.
+
+Modules import torch and transformers inside their functions, so that help is instant.
+"""

@@ -1,1 +1,1 @@
-"""Data sets of images with captions or labels, from the layouts in which people keep them."""
+"""Images, captions and labels from folders, tables and tars."""

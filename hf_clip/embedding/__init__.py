@@ -1,1 +1,1 @@
-"""From images and texts to embeddings."""
+"""Images and texts to embeddings."""

@@ -1,1 +1,1 @@
-"""Models that hf-clip export wrote, run on ONNX Runtime or OpenVINO with the methods of HFCLIPModel."""
+"""Run exported models with the methods of HFCLIPModel."""

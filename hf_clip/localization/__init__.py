@@ -1,1 +1,1 @@
-"""Where in an image a text is: maps, boxes from maps, and attention."""
+"""Where in an image a text is: maps, boxes and attention."""

@@ -1,1 +1,1 @@
-"""Pictures."""
+"""Figures: scores, maps, curves, evaluations."""

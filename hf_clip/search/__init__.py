@@ -1,1 +1,1 @@
-"""Find images by text or image, and images that are nearly the same, among embeddings."""
+"""Find images by text or image, and near-duplicates."""

@@ -1,1 +1,1 @@
-"""Fine-tune CLIP: the loss over all processes, the trainer, locking, adapters, and interpolation of weights."""
+"""Fine-tune: losses, trainer, data sets, LoRA, weight averaging."""

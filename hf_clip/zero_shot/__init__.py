@@ -1,1 +1,1 @@
-"""Zero-shot image classification."""
+"""Label images with any words: classifier and pipeline."""
