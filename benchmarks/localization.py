@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from examples.shapes import PAIRS, draw_two
 from examples.train_shapes import CHECKPOINTS
-from hf_clip import HFCLIPModel, HFCLIPProcessor, where
+from hf_clip import load_clip, where
 from hf_clip.localization.boxes import find_peak
 from hf_clip.localization.maps import ALL_METHODS
 
@@ -49,7 +49,7 @@ def pictures(count: int, seed: int = 0) -> Iterator[tuple]:
 def point(family: str, count: int, shifts: int) -> dict[str, Scores]:
     """Return hits and average precision of each method, and of random maps."""
     source = str(CHECKPOINTS[family])
-    model, processor = HFCLIPModel.from_openai(source).eval(), HFCLIPProcessor.from_openai(source)
+    model, processor = load_clip(source)
     rng, found = np.random.default_rng(1), defaultdict(list)
     for image, texts, masks in pictures(count):
         maps = {

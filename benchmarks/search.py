@@ -23,7 +23,7 @@ SIZES = (100_000, 1_000_000)
 GRAPH_SIZE = 100_000
 NUMPY = "NumPy, all at once"
 TOWER = "import torch, load the text tower"
-LOAD = "import sys; from hf_clip.embedding.loading import load_text_tower; load_text_tower(sys.argv[1])"
+LOAD = "import sys; from hf_clip.loading import load_text_tower; load_text_tower(sys.argv[1])"
 
 
 def measure(rounds: int) -> list[Row]:

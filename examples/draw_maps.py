@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hf_clip import HFCLIPModel, HFCLIPProcessor, where
+from hf_clip import load_clip, where
 from hf_clip.plots.maps import draw_maps
 
 from .shapes import PAIRS, draw_two
@@ -18,7 +18,7 @@ TEXTS = ["a red circle", "a blue square", "a circle"]
 def main(output: Path = OUTPUT) -> None:
     """Map three texts in a picture of two shapes with the tiny ResNet."""
     source = str(CHECKPOINTS["resnet"])
-    model, processor = HFCLIPModel.from_openai(source).eval(), HFCLIPProcessor.from_openai(source)
+    model, processor = load_clip(source)
     image, _ = draw_two(("red", "circle"), ("blue", "square"), np.random.default_rng(5), side=160)
     background = [f"a {color} {shape}" for color, shape in PAIRS]
     maps = where(model, processor, image, TEXTS, whole=True, shifts=4, background=background)

@@ -1,10 +1,10 @@
 """Helpers of the verbs that run a model: load it, and keep account of unreadable images."""
 
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..openai.errors import CheckpointError, DownloadError
 from ..utils.text import listing, printable, say
 from .options import Precision
 
@@ -23,7 +23,7 @@ def load(
     model_id: str, dtype: Precision, device: str | None, optimize: bool, trust_remote_code: bool
 ) -> tuple["PreTrainedModel", Any]:
     """Load a model, in evaluation mode on its device, and its processor."""
-    from ..embedding.loading import load_clip
+    from ..loading import load_clip
 
     model, processor = _load(load_clip, model_id, dtype, device, optimize=optimize, trust_remote_code=trust_remote_code)
     if not hasattr(model, "get_image_features"):
@@ -35,7 +35,7 @@ def load_text_tower(
     model_id: str, dtype: Precision, device: str | None, trust_remote_code: bool
 ) -> tuple["PreTrainedModel", Any]:
     """Load a model's text tower, in evaluation mode on its device, and its tokenizer."""
-    from ..embedding.loading import load_text_tower
+    from ..loading import load_text_tower
 
     return _load(load_text_tower, model_id, dtype, device, trust_remote_code=trust_remote_code)
 
@@ -50,23 +50,18 @@ def _load(
     import torch
     from transformers.utils import logging
 
-    if os.path.isfile(model_id):
-        raise CommandError(
-            f"{model_id} is a file, --model takes a folder: make one with hf-clip convert {model_id} --output FOLDER"
-        )
-    looks_local = model_id.startswith((".", "~", os.sep)) or model_id.count("/") > 1
-    if looks_local and not os.path.isdir(model_id):
-        raise CommandError(f"there is no folder {model_id}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"can't compute on {device}: {first_line(error)}") from error
+        raise CommandError(f"cannot compute on {device}: {first_line(error)}") from error
     logging.disable_progress_bar()
     try:
         return loader(model_id, device=device, dtype=getattr(torch, dtype.value), **options)
+    except (CheckpointError, DownloadError, FileNotFoundError):
+        raise
     except Exception as error:  # a broken file makes its reader raise anything
-        raise CommandError(f"can't load {model_id}: {first_line(error)}") from error
+        raise CommandError(f"cannot load {model_id}: {first_line(error)}") from error
 
 
 class Skipped:

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+# the panel below a verb's own options: what most calls leave alone (tests/cli/test_options.py counts the others)
+ADVANCED = "Advanced"
+
 
 class Precision(str, Enum):
     """Name the dtype in which a model computes."""
@@ -24,7 +27,13 @@ class RowType(str, Enum):
 
 
 ModelId = Annotated[
-    str, typer.Option("--model", "-m", metavar="DIR|ID", help="A folder with a CLIP, or the id of one on the Hub.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH|ID",
+        help="One of OpenAI's nine names, such as ViT-B/32 (downloaded once), a file, a folder, or a Hub id.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="Device, e.g. cpu or cuda:1 (default: cuda if available).")]
 ComputeDType = Annotated[

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..openai.published import CHECKPOINTS
+
 if TYPE_CHECKING:  # who only compares fingerprints need not wait for these
     import torch
     from transformers import PreTrainedModel
@@ -51,17 +53,25 @@ def store_settings(model: "PreTrainedModel", processor: Any, dtype: str, normali
 def fingerprint(model_id: str) -> str | None:
     """Return a digest that changes when a model's files do, or None where they are not on this machine.
 
-    It reads names, sizes and times of the files of a folder, or of the cached copy of a Hub repository.
+    One of OpenAI's nine names stands for the SHA-256 of its file. Otherwise names, sizes and times are read of a
+    checkpoint file, of the files of a folder, or of the cached copy of a Hub repository.
     """
     folder = Path(model_id)
-    if not folder.is_dir():
+    if folder.is_file():
+        folder, paths = folder.parent, [folder]
+    elif folder.is_dir():
+        paths = sorted(folder.rglob("*"))
+    elif model_id in CHECKPOINTS:
+        return CHECKPOINTS[model_id].sha256
+    else:
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(model_id, "config.json")
         if not isinstance(config, str):
             return None
         folder = Path(config).parent
-    stats = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+        paths = sorted(folder.rglob("*"))
+    stats = {str(path.relative_to(folder)): path.stat() for path in paths if path.is_file()}
     listed = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items()]
     return hashlib.blake2b(os.fsencode("\n".join(listed)), digest_size=16).hexdigest()
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from ..data.read import read_rows
 from ..data.rows import DataError, Rows
 from ..embedding.identity import image_probe, name_of
-from ..embedding.loading import check_model
 from ..embedding.texts import embed_texts
 from ..model.modeling_hf_clip_base import normalize as unit_length
-from ..zero_shot.classifier import similarities
 from ..zero_shot.prompts import TEMPLATE, as_templates, embed_labels
+from ..zero_shot.scoring import check_model, zero_shot_logits
 from .embeddings import fingerprint, image_embeds
 from .metrics import (
     RECALL_AT,
@@ -180,7 +179,7 @@ def score(model: Any, embeds: Tensor, class_embeds: Tensor, batch_size: int) -> 
     """Yield logits (batch_size, classes) on the CPU, as ZeroShotClassifier computes them."""
     class_embeds = class_embeds.to(model.device)
     for part in embeds.split(batch_size):
-        yield similarities(model, part.to(model.device), class_embeds).cpu()
+        yield zero_shot_logits(model, part.to(model.device), class_embeds).cpu()
 
 
 def class_details(found: Tensor, targets: Tensor, names: Sequence[Any]) -> dict[str, Any]:

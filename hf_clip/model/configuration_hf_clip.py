@@ -14,8 +14,8 @@ def check_is_folder(path: str | os.PathLike | None) -> None:
     """Raise ValueError, with the way out, for a file where `from_pretrained` takes a folder or a Hub id."""
     if isinstance(path, str | os.PathLike) and os.path.isfile(path) and not os.fspath(path).endswith(".json"):
         raise ValueError(
-            f"{os.fspath(path)} is a file, from_pretrained loads folders: use HFCLIPModel.from_openai for an original "
-            "checkpoint, or `hf-clip convert` to make a folder of it"
+            f"{os.fspath(path)} is a file, from_pretrained loads folders: use hf_clip.load_clip for a checkpoint file, "
+            "or `hf-clip convert` to make a folder of it"
         )
 
 

@@ -3,8 +3,6 @@
 Parameters of the text tower and the ViT are named as in transformers' own CLIP, so weights and LoRA recipes carry over.
 """
 
-import os
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -372,10 +370,10 @@ class HFCLIPModel(HFCLIPPreTrainedModel):
     `get_text_features` return them as `pooler_output`, as transformers' own CLIP does.
 
     Args:
-        config: Both towers. `from_pretrained` and `from_openai` make the model with its weights.
+        config: Both towers. `from_pretrained` and `hf_clip.load_clip` make the model with its weights.
 
     Example:
-        >>> model = HFCLIPModel.from_openai("RN50")
+        >>> model = HFCLIPModel.from_pretrained("clip-rn50")
         >>> scores = model(input_ids=ids, pixel_values=pixels).logits_per_image  # (images, texts)
     """
 
@@ -391,30 +389,6 @@ class HFCLIPModel(HFCLIPPreTrainedModel):
         self.text_projection = HFCLIPProjection(config.text_config.hidden_size, config.text_config.projection_dim)
         self.logit_scale = nn.Parameter(torch.empty((), dtype=torch.float32))
         self.post_init()
-
-    @classmethod
-    def from_openai(cls, source: str | os.PathLike, dtype: torch.dtype | None = None, **kwargs) -> "HFCLIPModel":
-        """Load an original checkpoint, in evaluation mode: what converting it and `from_pretrained` give.
-
-        Args:
-            source: One of the nine names, such as "RN50" (downloaded once, checked by its SHA-256), or a file.
-            dtype: As in `from_pretrained`: float32 unless given; float16 is the original's mix on a GPU.
-            **kwargs: `cache_dir`, and what `hf_clip.openai.original.read_original` takes for files that do not tell.
-
-        Raises:
-            CheckpointError: The source is no CLIP, or one that hf_clip cannot express.
-            DownloadError: The download failed.
-
-        Example:
-            >>> model = HFCLIPModel.from_openai("RN50")
-        """
-        try:
-            from hf_clip.openai.convert import load_model
-        except ModuleNotFoundError as error:
-            if error.name != "hf_clip":
-                raise
-            raise ImportError("from_openai needs the installed package: pip install hf_clip") from error
-        return load_model(source, dtype, **kwargs)
 
     def initialize_parameters(self) -> None:
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)

@@ -72,25 +72,6 @@ class HFCLIPProcessor(ProcessorMixin):
             processor.tokenizer = HFCLIPTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return processor
 
-    @classmethod
-    def from_openai(cls, source: str | os.PathLike, **kwargs) -> "HFCLIPProcessor":
-        """Make the processor of an original checkpoint, with CLIP's vocabulary.
-
-        Args:
-            source: One of the nine names, such as "RN50", or a file, as in `HFCLIPModel.from_openai`.
-            **kwargs: As there.
-
-        Example:
-            >>> processor = HFCLIPProcessor.from_openai("RN50")
-        """
-        try:
-            from hf_clip.openai.convert import load_processor
-        except ModuleNotFoundError as error:
-            if error.name != "hf_clip":
-                raise
-            raise ImportError("from_openai needs the installed package: pip install hf_clip") from error
-        return load_processor(source, **kwargs)
-
     def save_pretrained(self, *args, **kwargs) -> list[str]:
         """Save the parts, and leave none of it in them: transformers notes in each where its code goes."""
         files = super().save_pretrained(*args, **kwargs)

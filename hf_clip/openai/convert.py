@@ -20,6 +20,7 @@ from transformers import (
     CLIPProcessor,
     CLIPTokenizer,
     PreTrainedConfig,
+    PreTrainedModel,
     ProcessorMixin,
 )
 from transformers.dynamic_module_utils import custom_object_save
@@ -108,29 +109,38 @@ def convert(
             shutil.copyfile(card, directory / "README.md")
 
 
-def load_model(
+def load_checkpoint(
     source: str | os.PathLike,
+    model_class: type[PreTrainedModel] = HFCLIPModel,
     dtype: torch.dtype | None = None,
     cache_dir: str | os.PathLike | None = None,
     **reading: Any,
-) -> HFCLIPModel:
-    """Load a checkpoint as a model in memory, equal to `convert` followed by `from_pretrained(folder, dtype=dtype)`."""
+) -> tuple[PreTrainedModel, HFCLIPProcessor]:
+    """Load a model and its processor from one of the nine names or a checkpoint file, in evaluation mode.
+
+    They equal those of the folder that `convert` writes, loaded by `model_class.from_pretrained(folder, dtype=dtype)`.
+
+    Args:
+        source: One of the nine names, which is downloaded, or a file.
+        model_class: HFCLIPModel, or HFCLIPTextModelWithProjection, which copies the text tower's weights alone.
+        dtype: As in `from_pretrained`: float32 unless given; float16 is the original's mix on a GPU.
+        cache_dir: Where downloads are kept.
+        **reading: Settings for `read_original`, of files that do not tell.
+
+    Raises:
+        CheckpointError: The source is no CLIP, or one that hf_clip cannot express.
+        DownloadError: The download failed.
+    """
     original = read_original(source, cache_dir, **{"report": logger.warning, **reading})
     repository = to_repository(original.state_dict, Layout.hf_clip, DType.original, original.variant)
+    joint = model_class.config_class is HFCLIPConfig
+    config = repository.config if joint else repository.config.text_config
     options = {} if dtype is None else {"dtype": dtype}
-    model = HFCLIPModel.from_pretrained(None, config=repository.config, state_dict=repository.tensors, **options)
+    model = model_class.from_pretrained(None, config=config, state_dict=repository.tensors, **options)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()  # the file may be memory-mapped, and deleted or replaced later
     model.config.name_or_path = os.fspath(source)
-    return model
-
-
-def load_processor(
-    source: str | os.PathLike, cache_dir: str | os.PathLike | None = None, **reading: Any
-) -> HFCLIPProcessor:
-    """Make the processor that `convert` would write for a checkpoint."""
-    original = read_original(source, cache_dir, **{"report": logger.debug, **reading})
-    return make_processor(infer_config(original.state_dict, original.variant))
+    return model, repository.processor
 
 
 def to_repository(state_dict: dict[str, Tensor], layout: Layout, dtype: DType, variant: Variant = OPENAI) -> Repository:

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from ..data.images import decode_image
 from ..embedding.features import features
-from ..embedding.loading import load_clip, load_text_tower
 from ..embedding.texts import embed_texts
+from ..loading import load_clip, load_text_tower
 from .rows import as_objects
 from .sources import read_image
 

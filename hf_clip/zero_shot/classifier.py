@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from ..embedding.features import check_list, collect
 from ..embedding.identity import OtherModelError, name_of, same_model, text_probe
 from ..embedding.images import OnError, count_images, image_features
-from ..embedding.loading import check_model, load_clip
-from ..model.modeling_hf_clip_base import contrastive_logits
+from ..loading import load_clip
 from ..utils.files import replacing
 from .prompts import TEMPLATE, as_templates, embed_labels
+from .scoring import check_model, ranked, zero_shot_logits
 
 FORMAT = "hf_clip class embeddings 1"
 
@@ -158,23 +158,7 @@ class ZeroShotClassifier:
     def _logits(self, images: Any, batch_size: int, workers: int | None, on_error: OnError | None = None) -> Iterator:
         batches = image_features(self.model, self.processor, images, batch_size, workers, on_error=on_error)
         for items, embeds in batches:
-            yield items, similarities(self.model, embeds, self.class_embeds).cpu()
+            yield items, zero_shot_logits(self.model, embeds, self.class_embeds).cpu()
 
 
-def ranked(logits: torch.Tensor, labels: Sequence[Any], top_k: int | None = None) -> list[dict[str, Any]]:
-    """Rank `labels` by the softmax of one image's `logits` (labels,); equal scores keep the order of the labels."""
-    scores, places = logits.softmax(-1).sort(descending=True, stable=True)
-    return [
-        {"label": labels[place], "score": score}
-        for score, place in zip(scores[:top_k].tolist(), places[:top_k].tolist(), strict=True)
-    ]
-
-
-@torch.no_grad()
-def similarities(model: PreTrainedModel, image_embeds: torch.Tensor, class_embeds: torch.Tensor) -> torch.Tensor:
-    """Compute logits (images, labels) of embeddings of length 1."""
-    class_embeds, logit_scale = class_embeds.to(image_embeds.device), model.logit_scale.to(image_embeds.device)
-    return contrastive_logits(image_embeds, class_embeds, logit_scale.float())
-
-
-__all__ = ["ZeroShotClassifier", "ranked", "similarities"]
+__all__ = ["ZeroShotClassifier"]

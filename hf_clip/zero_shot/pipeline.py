@@ -11,11 +11,10 @@ from transformers import ZeroShotImageClassificationPipeline as StockPipeline
 from transformers.image_utils import load_image
 
 from ..embedding.features import check_list, features
-from ..embedding.loading import check_model
 from ..model.image_processing_hf_clip import naming
 from .cache import ClassEmbeddingCache
-from .classifier import ranked, similarities
 from .prompts import as_templates
+from .scoring import check_model, ranked, zero_shot_logits
 
 STOCK_TEMPLATES = ("This is a photo of {}.",)
 
@@ -110,7 +109,7 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
     def _forward(self, model_inputs: dict[str, Any], class_embeds: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
         pixels = self._pixels(**model_inputs) if "images" in model_inputs else model_inputs
         image_embeds = features(self.model, "image", pixels)
-        return {"logits": similarities(self.model, image_embeds, class_embeds)}
+        return {"logits": zero_shot_logits(self.model, image_embeds, class_embeds)}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], candidate_labels: list[str]) -> list[dict]:
         return ranked(model_outputs["logits"][0], candidate_labels)

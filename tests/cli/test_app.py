@@ -129,16 +129,19 @@ def test_verify_names_what_measures_the_published_accuracies(repositories, capsy
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("classify PHOTOS -l a,b -m ARCHIVE", "is a file, --model takes a folder: make one with hf-clip convert"),
+        (
+            "classify PHOTOS -l a,b -m PHOTOS/0.png",
+            "0.png is neither a TorchScript archive, nor a file of torch.save",
+        ),
         ("verify ARCHIVE", "is a file, not a converted folder: make one with hf-clip convert"),
         ("to-openai ARCHIVE --output out.pt", "is a file, not a converted folder"),
-        ("classify PHOTOS -l a,b -m nowhere/to/be", "there is no folder nowhere/to/be"),
-        ("classify PHOTOS -l a,b -m PHOTOS", "can't load PHOTOS: "),
+        ("classify PHOTOS -l a,b -m nowhere/to/be", "there is no file or folder nowhere/to/be"),
+        ("classify PHOTOS -l a,b -m PHOTOS", "cannot load PHOTOS: "),
         ("classify PHOTOS -l labels.txt -m MODEL", "there is no file labels.txt"),
         ("classify PHOTOS -l a,a -m MODEL", "labels are given twice: a"),
         ("classify PHOTOS -l a,b -m MODEL -t {}{", "needs {}"),
         ("classify PHOTOS -l a,b -m MODEL -t sentence", "there is no file sentence, and as a template it lacks {}"),
-        ("classify PHOTOS -l a,b -m MODEL --device nonsense", "can't compute on nonsense"),
+        ("classify PHOTOS -l a,b -m MODEL --device nonsense", "cannot compute on nonsense"),
         ("classify PHOTOS/*.tiff -l a,b -m MODEL", "no file matches PHOTOS/*.tiff"),
         ("classify EMPTY -l a,b -m MODEL", "there are no images in EMPTY"),
         ("classify PHOTOS/broken.png gone.png -l a,b -m MODEL", "2 of 2 images could not be read: PHOTOS/broken.png"),

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from hf_clip.embedding.identity import fingerprint, image_probe, same_model, store_settings, text_probe
+from hf_clip.openai.published import CHECKPOINTS
 
 
 @pytest.fixture
@@ -50,3 +51,15 @@ def test_a_fingerprint_changes_with_any_file_of_a_folder_or_of_a_cached_reposito
     assert fingerprint("openai/clip") == fingerprint(str(tmp_path)) != known
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     assert fingerprint("openai/clip") is None
+
+
+def test_a_fingerprint_of_a_file_and_of_a_published_name(tmp_path):
+    file = tmp_path / "model.pt"
+    file.write_text("weights")
+    known = fingerprint(str(file))
+    (tmp_path / "beside.txt").touch()
+    assert fingerprint(str(file)) == known
+    file.write_text("other weights")
+    assert fingerprint(str(file)) != known
+    for name, checkpoint in CHECKPOINTS.items():
+        assert fingerprint(name) == checkpoint.sha256

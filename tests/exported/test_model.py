@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from hf_clip import HFCLIPExportedModel, HFCLIPModel, ZeroShotClassifier
-from hf_clip.embedding.loading import load_clip, load_text_tower
 from hf_clip.exported import model as exported_model
 from hf_clip.exported.manifest import MANIFEST, Manifest, is_exported, read_manifest
+from hf_clip.loading import load_clip, load_text_tower
 
 
 @pytest.fixture

@@ -306,7 +306,7 @@ def test_attention_of_layers_and_heads(clip, image, family):
 def test_maps_point_at_shapes(family, method, measure, wanted):
     """On 20 pictures of two shapes; `python -m benchmarks.localization` measures 500."""
     source = str(CHECKPOINTS[family])
-    model, processor = hf_clip.HFCLIPModel.from_openai(source).eval(), hf_clip.HFCLIPProcessor.from_openai(source)
+    model, processor = hf_clip.load_clip(source)
     right = []
     for image, texts, masks in pictures(20):
         maps = hf_clip.where(model, processor, image, texts, method, whole=True, background=ALL_TEXTS)

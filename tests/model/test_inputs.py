@@ -83,7 +83,7 @@ def test_the_joint_model_wants_both(load, batch):
 
 
 def test_a_file_is_no_folder(archives, family):
-    with pytest.raises(ValueError, match=r"is a file, from_pretrained loads folders: use HFCLIPModel.from_openai"):
+    with pytest.raises(ValueError, match=r"is a file, from_pretrained loads folders: use hf_clip.load_clip"):
         HFCLIPModel.from_pretrained(archives[family])
 
 

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoToken
 from hf_clip import HFCLIPImageProcessor, HFCLIPModel, HFCLIPProcessor, HFCLIPTokenizer
 from hf_clip.openai import convert as module
 from hf_clip.openai.checkpoints import read_checkpoint
-from hf_clip.openai.convert import SENTENCE_TRANSFORMERS, DType, Layout, convert
+from hf_clip.openai.convert import SENTENCE_TRANSFORMERS, DType, Layout, convert, load_checkpoint
 from hf_clip.openai.key_mapping import to_hf
 
 
@@ -220,8 +220,8 @@ def test_help_teaches(capsys):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.float16, torch.bfloat16])
-def test_from_openai_equals_converting_and_loading(archives, repositories, family, dtype):
-    ours = HFCLIPModel.from_openai(archives[family], dtype=dtype)
+def test_loading_a_file_equals_converting_and_loading_the_folder(archives, repositories, family, dtype):
+    ours = load_checkpoint(archives[family], dtype=dtype)[0]
     expected = HFCLIPModel.from_pretrained(repositories[family], **({} if dtype is None else {"dtype": dtype}))
     assert not ours.training
     tensors, wanted = ours.state_dict(), expected.state_dict()
@@ -231,9 +231,10 @@ def test_from_openai_equals_converting_and_loading(archives, repositories, famil
     assert settings == {key: value for key, value in wanted.items() if key != "auto_map"}
 
 
-def test_from_openai_saves_what_converting_writes(archives, repositories, family, tmp_path):
-    HFCLIPModel.from_openai(archives[family], dtype=torch.float16).save_pretrained(tmp_path)
-    HFCLIPProcessor.from_openai(archives[family]).save_pretrained(tmp_path)
+def test_a_loaded_file_saves_what_converting_writes(archives, repositories, family, tmp_path):
+    model, processor = load_checkpoint(archives[family], dtype=torch.float16)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
     saved, converted = ({file.name for file in folder.iterdir()} for folder in (tmp_path, repositories[family]))
     assert not saved & SENTENCE_TRANSFORMERS.keys()
     assert saved | SENTENCE_TRANSFORMERS.keys() == converted
@@ -247,7 +248,7 @@ def test_from_openai_saves_what_converting_writes(archives, repositories, family
 def test_a_model_from_a_file_outlives_it(archives, family, tmp_path):
     copy = tmp_path / "copy.pt"
     copy.write_bytes(archives[family].read_bytes())
-    model = HFCLIPModel.from_openai(copy, dtype=torch.float16)
+    model, _ = load_checkpoint(copy, dtype=torch.float16)
     expected = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     copy.write_bytes(bytes(copy.stat().st_size))
     assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
@@ -256,7 +257,7 @@ def test_a_model_from_a_file_outlives_it(archives, family, tmp_path):
 def test_batch_norms_without_their_count_load(archives, tmp_path):
     state_dict = read_checkpoint(archives["tiny ResNet"])
     torch.save({key: t for key, t in state_dict.items() if "num_batches_tracked" not in key}, tmp_path / "x.pt")
-    model = HFCLIPModel.from_openai(tmp_path / "x.pt")
+    model, _ = load_checkpoint(tmp_path / "x.pt")
     assert model.vision_model.stem.bn1.num_batches_tracked == 0
 
 

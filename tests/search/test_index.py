@@ -67,7 +67,7 @@ def test_sums_of_texts_and_images_find_the_nearest(clip, photos, suffix, kind, t
 
 
 def test_a_text_tower_searches_by_text(clip, repositories, family, photos, tmp_path):
-    from hf_clip.embedding.loading import load_text_tower
+    from hf_clip.loading import load_text_tower
 
     embedded(photos, tmp_path / "f.npy", *clip)
     whole = ImageIndex.build(tmp_path / "f.npy", tmp_path / "i", *clip)

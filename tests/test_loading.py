@@ -1,0 +1,205 @@
+"""`load_clip` and `load_text_tower`: every kind of source, and none that asks the Hub without being one of its ids."""
+
+import hashlib
+import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+from PIL import Image
+from support.commands import run
+from support.originals import load_original
+from transformers import CLIPModel
+
+from hf_clip import HFCLIPModel, HFCLIPProcessor, HFCLIPTextModelWithProjection, load_clip
+from hf_clip.loading import is_checkpoint, load_text_tower
+from hf_clip.openai.errors import CheckpointError
+from hf_clip.openai.published import CHECKPOINTS, Checkpoint
+
+
+@pytest.fixture
+def mirror(archives, family, monkeypatch, tmp_path):
+    """Serve the family's tiny archive as RN50 or ViT-B/32; give the name, the paths asked for, and the archive."""
+    name, archive = ("ViT-B/32" if "ViT" in family else "RN50"), archives[family]
+    body, asked = archive.read_bytes(), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    row, sha256 = CHECKPOINTS[name], hashlib.sha256(body).hexdigest()
+    url = row.url.replace(row.sha256, sha256)
+    monkeypatch.setitem(CHECKPOINTS, name, Checkpoint(name, url, sha256, row.repo_name))
+    monkeypatch.setenv("HF_CLIP_MIRROR", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_CLIP_CACHE", str(tmp_path / "cache"))
+    for variable in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    yield name, asked, archive
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def only_loopback(monkeypatch) -> list:
+    """Collect the addresses beyond this machine that anything tries to reach, and refuse them."""
+    tried, connect, resolve = [], socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self, address):
+        if isinstance(address, tuple) and address[0] != "127.0.0.1":
+            tried.append(address)
+            raise ConnectionRefusedError(address)
+        return connect(self, address)
+
+    def guarded_resolve(host, *arguments, **options):
+        if host not in ("127.0.0.1", "localhost", None):
+            tried.append(host)
+            raise socket.gaierror(host)
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_resolve)
+    return tried
+
+
+def equal(ours: torch.nn.Module, theirs: torch.nn.Module) -> bool:
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# --- one of the nine --------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_downloaded_once_and_asks_nobody_else(mirror, repositories, family, only_loopback):
+    name, asked, _ = mirror
+    for _ in range(2):
+        model, processor = load_clip(name)
+        assert equal(model, HFCLIPModel.from_pretrained(repositories[family]))
+        assert isinstance(processor, HFCLIPProcessor)
+        assert not model.training
+        assert model.config.name_or_path == name
+    tower, tokenizer = load_text_tower(name)
+    assert type(tower) is HFCLIPTextModelWithProjection
+    assert tokenizer("a cat").input_ids == processor.tokenizer("a cat").input_ids
+    assert len(asked) == 1
+    assert CHECKPOINTS[name].sha256 in asked[0]
+    assert only_loopback == []
+
+
+def test_classify_works_from_nothing(mirror, tmp_path, capfd, only_loopback):
+    name, asked, archive = mirror
+    (tmp_path / "photos").mkdir()
+    Image.radial_gradient("L").convert("RGB").save(tmp_path / "photos" / "a.png")
+    for _ in range(2):
+        assert run("classify", tmp_path / "photos", "--labels", "a cat,a dog", "--model", name) == 0
+    out, err = capfd.readouterr()
+    first, second = out.splitlines()
+    assert first == second
+    assert "a.png: a " in first
+    assert archive.name.removesuffix(".pt") not in err
+    assert len(asked) == 1
+    assert only_loopback == []
+
+
+def test_a_folder_comes_before_a_name(mirror, repositories, family, tmp_path, monkeypatch):
+    name, asked, _ = mirror
+    folder = tmp_path / "here" / name
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(repositories[family])
+    monkeypatch.chdir(tmp_path / "here")
+    load_clip(name)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("RN51", "did you mean 'RN50'"),
+        ("ViT-B-32", "did you mean 'ViT-B/32'"),
+        ("ViT-B/33", "did you mean 'ViT-B/32'"),
+        ("vit-b/32", "did you mean 'ViT-B/32'"),
+        ("", "source is empty: give a name, a file, a folder or a Hub id"),
+        ("a b/c", "neither a file nor one of"),
+    ],
+)
+def test_a_misspelled_name_asks_nobody(source, message, only_loopback):
+    with pytest.raises(CheckpointError, match=message):
+        load_clip(source)
+    assert only_loopback == []
+
+
+@pytest.mark.parametrize("source", ["./clip", "/no/such/clip", "a/b/c", "~/no-such-clip", "owner/model.pt"])
+def test_a_missing_path_is_no_hub_id(source, only_loopback):
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+        load_clip(source)
+    assert only_loopback == []
+
+
+# --- files and folders ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_file_gives_the_originals_features(archives, family):
+    model, _ = load_clip(archives[family])
+    theirs = load_original(archives[family])
+    ids = torch.tensor([[49406, 320, 2368, 49407] + [0] * 73])
+    side = model.config.vision_config.image_size
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.encode_image(pixels), theirs.encode_image(pixels))
+    assert torch.equal(model.encode_text(ids), theirs.encode_text(ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_text_tower_of_a_file_is_that_of_its_folder(archives, repositories, family, dtype):
+    (ours, _), (theirs, _) = (load_text_tower(source[family], dtype=dtype) for source in (archives, repositories))
+    assert type(ours) is type(theirs)
+    assert equal(ours, theirs)
+    assert [p.dtype for p in ours.parameters()] == [p.dtype for p in theirs.parameters()]
+    assert not ours.training
+
+
+def test_every_kind_of_source_gives_a_model(archives, folders, family):
+    assert type(load_clip(folders[family])[0]) is HFCLIPModel
+    assert type(load_clip(str(archives[family]))[0]) is HFCLIPModel
+    assert type(load_clip(folders["transformers"])[0]) is CLIPModel
+
+
+def test_a_subfolder(repositories, family):
+    folder = Path(repositories[family])
+    model, _ = load_clip(folder.parent, subfolder=folder.name)
+    assert equal(model, load_clip(folder)[0])
+    tower, _ = load_text_tower(folder.parent, subfolder=folder.name)
+    assert equal(tower, load_text_tower(folder)[0])
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        load_clip(folder, subfolder="other")
+
+
+def test_options_that_do_not_apply_are_refused(archives, repositories, family):
+    for load in (load_clip, load_text_tower):
+        with pytest.raises(ValueError, match="is one checkpoint file and has no revision: leave revision off"):
+            load(archives[family], revision="main")
+        with pytest.raises(ValueError, match="has no subfolder"):
+            load(archives[family], subfolder="x")
+        with pytest.raises(ValueError, match="is a folder and has no revision"):
+            load(repositories[family], revision="main")
+        with pytest.raises(ValueError, match=r"cannot compute in torch\.int8"):
+            load(archives[family], dtype=torch.int8)
+
+
+def test_kinds_of_sources(archives, repositories, family):
+    assert is_checkpoint("RN50")
+    assert is_checkpoint(archives[family])
+    assert not is_checkpoint(repositories[family])
+    assert not is_checkpoint("openai/clip-vit-base-patch32")
