@@ -17,7 +17,7 @@ from ..zero_shot.prompts import TEMPLATE
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 1024  # of the picture that maps are made for
 MAX_LABELS, MAX_TEXTS = 1000, 8
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class AppError(ValueError):
@@ -28,12 +28,12 @@ def read_upload(path: str | os.PathLike | None) -> Image.Image:
     """Decode an uploaded file, which may be anything.
 
     Raises:
-        AppError: There is no file, it is no image of FORMATS, or it has over MAX_PIXELS pixels.
+        AppError: There is no file, it is no image of UPLOAD_FORMATS, or it has over MAX_PIXELS pixels.
     """
     if path is None:
         raise AppError("there is no image: upload one")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=UPLOAD_FORMATS) as image:
             check_pixels(image.width * image.height)
             image.load()
             return image
@@ -42,7 +42,7 @@ def read_upload(path: str | os.PathLike | None) -> Image.Image:
     except Image.DecompressionBombError:
         raise AppError(f"the image has over {MAX_PIXELS:,} pixels: make it smaller") from None
     except Exception:  # the plugins of Pillow raise what they like, with the path on the server in it
-        raise AppError(f"the file is no image that can be read: upload one of {', '.join(FORMATS)}") from None
+        raise AppError(f"the file is no image that can be read: upload one of {', '.join(UPLOAD_FORMATS)}") from None
 
 
 def check_pixels(count: int) -> None:
@@ -60,7 +60,7 @@ def lines_of(text: str, name: str, most: int) -> list[str]:
     return lines
 
 
-def classify(
+def label_scores(
     model: PreTrainedModel, processor: Any, upload: str | None, labels: str, templates: str, top_k: float
 ) -> dict[str, float]:
     """Return the scores of the best of `labels`, one a line, averaged over `templates`, one a line."""
@@ -101,4 +101,4 @@ def find(index: ImageIndex, upload: str | None, texts: str, count: float) -> lis
     ]
 
 
-__all__ = ["AppError", "classify", "find", "locate", "read_upload"]
+__all__ = ["AppError", "find", "label_scores", "locate", "read_upload"]

@@ -9,15 +9,16 @@ from ..plots.maps import maps_figure
 from ..search.index import ImageIndex
 from ..utils.packages import require
 from ..zero_shot.prompts import TEMPLATE
-from .answers import MAX_LABELS, classify, find, locate
+from .answers import MAX_LABELS, find, label_scores, locate
 
 MAX_BYTES = 20_000_000
 THREADS = 4
-EXPECTED = (ValueError, TypeError, OSError)
-Clip = tuple[Any, Any]
+USER_ERRORS = (ValueError, TypeError, OSError)
 
 
-def build_page(clip: Clip, other: Clip | None = None, title: str = "CLIP", index: ImageIndex | None = None) -> Any:
+def build_page(
+    clip: tuple[Any, Any], other: tuple[Any, Any] | None = None, title: str = "CLIP", index: ImageIndex | None = None
+) -> Any:
     """Make the page: a `gradio.Blocks` with the tabs Classify, Where, Search for an index, and Compare for two models.
 
     Args:
@@ -40,7 +41,7 @@ def build_page(clip: Clip, other: Clip | None = None, title: str = "CLIP", index
         gradio.Markdown(f"# {title}")
         with gradio.Tab("Classify"):
             inputs = [_photo(gradio), _labels(gradio), _templates(gradio), _top_k(gradio)]
-            _answer(gradio, partial(classify, *clip), inputs, lambda: [gradio.Label(label="scores")], "classify")
+            _answer(gradio, partial(label_scores, *clip), inputs, lambda: [gradio.Label(label="scores")], "classify")
         with gradio.Tab("Where"):
             photo = _photo(gradio)
             texts = gradio.Textbox("a cat\na sofa", lines=3, label="texts, one a line")
@@ -57,8 +58,14 @@ def build_page(clip: Clip, other: Clip | None = None, title: str = "CLIP", index
         if other is not None:
             with gradio.Tab("Compare"):
                 inputs = [_photo(gradio), _labels(gradio), _templates(gradio), _top_k(gradio)]
-                names = [name_of(*each) for each in (clip, other)]
-                _answer(gradio, partial(compare, clip, other), inputs, partial(_side_by_side, gradio, names), "compare")
+                names = [display_name(*each) for each in (clip, other)]
+                _answer(
+                    gradio,
+                    partial(compare_models, clip, other),
+                    inputs,
+                    partial(_side_by_side, gradio, names),
+                    "compare",
+                )
     return page.queue(default_concurrency_limit=THREADS, max_size=256)
 
 
@@ -86,12 +93,14 @@ def draw_where(*arguments: Any) -> Any:
     return maps_figure(image, texts, maps.numpy())
 
 
-def compare(clip: Clip, other: Clip, *arguments: Any) -> tuple[dict[str, float], dict[str, float]]:
+def compare_models(
+    clip: tuple[Any, Any], other: tuple[Any, Any], *arguments: Any
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return the scores of both models."""
-    return classify(*clip, *arguments), classify(*other, *arguments)
+    return label_scores(*clip, *arguments), label_scores(*other, *arguments)
 
 
-def name_of(model: Any, _processor: Any) -> str:
+def display_name(model: Any, _processor: Any) -> str:
     """Return the last part of a model's folder or id."""
     return str(model.name_or_path).rstrip("/").rpartition("/")[2] or type(model).__name__
 
@@ -131,7 +140,7 @@ def _answer(gradio: Any, function: Callable, inputs: list[Any], outputs: Callabl
     def answered(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except EXPECTED as error:
+        except USER_ERRORS as error:
             raise gradio.Error(str(error), print_exception=False) from error
 
     button = gradio.Button(name.capitalize(), variant="primary")

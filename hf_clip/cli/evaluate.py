@@ -14,7 +14,7 @@ from ..utils.text import listing, say
 from . import common
 from .classify import check_plot, read_labels, read_templates
 from .common import STOPPED, CommandError
-from .options import BatchSize, ComputeDType, Device, Optimize, Precision, Trust, Workers
+from .options import AsJson, BatchSize, ComputeDType, Device, Optimize, Precision, Trust, Workers
 
 if TYPE_CHECKING:
     from ..evaluation.results import Result
@@ -35,7 +35,6 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="A .json to write, in the schema of clip_benchmark."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per model instead of a table.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the result. Needs matplotlib.")]
 Store = Annotated[
     Path | None,

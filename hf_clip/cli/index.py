@@ -14,7 +14,7 @@ from .common import CommandError
 from .options import Device, Precision, RowType, Trust
 
 
-class Kind(str, Enum):
+class IndexKind(str, Enum):
     """Name how an index finds the nearest rows."""
 
     exact = "exact"
@@ -27,8 +27,8 @@ def index(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of the index.")],
     kind: Annotated[
-        Kind, typer.Option(help="exact compares every row; hnsw (needs usearch) searches a graph, for millions.")
-    ] = Kind.exact,
+        IndexKind, typer.Option(help="exact compares every row; hnsw (needs usearch) searches a graph, for millions.")
+    ] = IndexKind.exact,
     row_dtype: Annotated[
         RowType, typer.Option(help="The dtype of stored rows; float16 halves them, scores change by about 1e-4.")
     ] = RowType.float32,
@@ -58,7 +58,7 @@ def index(
     Example: hf-clip index features.safetensors --output photos.index
     """
     require("pyarrow", "search", "an index")
-    if kind is Kind.hnsw:
+    if kind is IndexKind.hnsw:
         require("usearch", "search", "--kind hnsw")
     if output.exists() and not (output / "settings.json").is_file() and (output.is_file() or any(output.iterdir())):
         raise CommandError(f"{output} exists and is no index: choose another output")
@@ -84,7 +84,7 @@ def index(
         folder=None if folder is None else folder.absolute(),
     )
     say(f"done: {output}, {len(made):,} images, {made.settings['inserted']:,} of them new")
-    if kind is Kind.hnsw:
+    if kind is IndexKind.hnsw:
         found, wanted = made.settings["recall"], made.settings["wanted"]
         say(
             f"recall of the 10 nearest: {found:.1%} on {made.settings['queries']:,} texts, "

@@ -57,3 +57,4 @@ CacheDir = Annotated[
     Path | None, typer.Option(help="Folder of downloaded checkpoints (default: $HF_CLIP_CACHE or ~/.cache/clip).")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line.")]

@@ -11,14 +11,13 @@ from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
-from .options import Device, Precision, Trust
+from .options import AsJson, Device, Precision, Trust
 
 if TYPE_CHECKING:
     from ..search.index import ImageIndex
 
 WEIGHT = re.compile(r"(.+)\^(-?\d+(?:\.\d+)?)", re.DOTALL)
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="The directory that hf-clip index made.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")]
 
 
 def search(

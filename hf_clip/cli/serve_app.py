@@ -34,7 +34,7 @@ def serve_app(
     """
     require("gradio", "app", "the app")
 
-    from ..app.page import build_page, launch_page, name_of
+    from ..app.page import build_page, display_name, launch_page
     from ..search.index import ImageIndex, read_index_settings
 
     if index is not None:
@@ -42,4 +42,4 @@ def serve_app(
     clip = common.load(model, dtype, device, False, trust_remote_code)
     other = common.load(compare, dtype, device, False, trust_remote_code) if compare else None
     images = None if index is None else ImageIndex.load(index, *clip)
-    launch_page(build_page(clip, other, name_of(*clip), images), host, port)
+    launch_page(build_page(clip, other, display_name(*clip), images), host, port)

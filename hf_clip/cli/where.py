@@ -98,15 +98,17 @@ def where(
         picture.load()
     loaded, processor = common.load(model, dtype, device, False, trust_remote_code)
     if method == Method.attention:
-        titles, maps = attention(loaded, processor, picture, numbers(layers), heads and numbers(heads), whole)
+        titles, maps = attention(
+            loaded, processor, picture, whole_numbers(layers), heads and whole_numbers(heads), whole
+        )
     else:
         titles = texts or []
         maps = localization.where(loaded, processor, picture, titles, method.value, whole=whole, shifts=shifts)
     for title, map in zip(titles, maps, strict=True):
-        found = describe(title, map, threshold if boxes else None)
+        found = peak_and_boxes(title, map, threshold if boxes else None)
         say(json.dumps(found) if as_json else sentence(found))
     if output is not None:
-        save(titles, maps, output)
+        save_maps(titles, maps, output)
     if plot is not None:
         from ..plots.maps import draw_maps
 
@@ -123,7 +125,7 @@ def attention(model, processor, picture, layers: list[int], heads, whole: bool) 
     return [f"layer {layer}, {head}" for layer in layers for head in named], maps.flatten(0, 1)
 
 
-def numbers(argument: str) -> list[int]:
+def whole_numbers(argument: str) -> list[int]:
     """Return the whole numbers between commas."""
     try:
         return [int(part) for part in argument.split(",")]
@@ -131,7 +133,7 @@ def numbers(argument: str) -> list[int]:
         raise CommandError(f"{argument!r} is no list of whole numbers: write 0,3 or -1") from None
 
 
-def describe(text: str, map: "torch.Tensor", threshold: float | None) -> dict:
+def peak_and_boxes(text: str, map: "torch.Tensor", threshold: float | None) -> dict:
     """Return the highest value of a map, its place, and boxes at `threshold` if given."""
     from ..localization.boxes import find_boxes, find_peak
 
@@ -149,7 +151,7 @@ def sentence(found: dict) -> str:
     return f"{line}; boxes: {', '.join(boxes) or 'none'}" if "boxes" in found else line
 
 
-def save(texts: list[str], maps: "torch.Tensor", output: Path) -> None:
+def save_maps(texts: list[str], maps: "torch.Tensor", output: Path) -> None:
     """Write `texts` and `maps` as NumPy's .npz, which needs no pickle to read."""
     import numpy as np
 

@@ -1,1 +1,1 @@
-"""Figures: scores, maps, curves, evaluations."""
+"""Figures and contact sheets: scores, maps, training curves, evaluations, search results."""

@@ -1,4 +1,4 @@
-"""A picture of a training: the loss, and what was measured on the way."""
+"""A figure of a training run: the losses and the accuracies that were logged."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 from .figures import save_figure
 
-LOSSES = {"loss": "loss in training", "eval_loss": "loss in evaluation"}
-FEW = 20  # points that are drawn one by one
-COUNTS = ("runtime", "per_second", "preparation_time", "recall@5", "recall@10")
+LOSSES = {"loss": "training loss", "eval_loss": "evaluation loss"}
+MARKED_POINTS = 20  # longer curves are drawn without markers
+HIDDEN_METRICS = ("runtime", "per_second", "preparation_time", "recall@5", "recall@10")
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Draw the losses and the shares that a trainer logged, over its steps; `output` is written whole or not."""
+    """Draw the losses and accuracies that a trainer logged over its steps; a failure leaves no partial file."""
     from matplotlib.figure import Figure
 
     figure = Figure((9, 3.6), dpi=150, layout="constrained")
@@ -20,7 +20,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
     for name, points in _series(history).items():
         axis = losses if "loss" in name else shares
         label = LOSSES.get(name, name.removeprefix("eval_"))
-        axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < FEW else "")
+        axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < MARKED_POINTS else "")
     losses.set(xlabel="step", ylabel="loss")
     shares.set(xlabel="step", ylabel="share", ylim=(-0.02, 1.02))
     for axis in (losses, shares):
@@ -34,7 +34,7 @@ def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, f
     for entry in history:
         for name, value in entry.items():
             wanted = name == "loss" or name.startswith("eval_")
-            if wanted and not any(part in name for part in COUNTS):
+            if wanted and not any(part in name for part in HIDDEN_METRICS):
                 series.setdefault(name, []).append((entry["step"], value))
     return series
 

@@ -1,17 +1,17 @@
-"""Pictures of evaluations: recall by class, confusions, curves, the search of a probe's C, and data sets together."""
+"""Figures of evaluations: recall by class, confusions, recall curves, the search of a probe's C, benchmarks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .figures import save_figure
+from .figures import BAR_BACKGROUND, save_figure, shortened
 
 MAX_BARS, MAX_CONFUSED = 40, 12
-BAR, GROUND, OUTSIDE = "#4472b8", "#f0f0f0", "#c03030"
+BAR, OUTSIDE = "#4472b8", "#c03030"
 
 
 def draw_evaluation(title: str, details: Mapping[str, Any], output: Path) -> None:
-    """Draw what the details of a result tell, a panel for each; `output` is written whole or not at all."""
+    """Draw the details of a result, one panel for each kind; a failure leaves no partial file."""
     from matplotlib.figure import Figure
 
     panels: dict[str, Callable[[Any, Any], None]] = {
@@ -32,12 +32,12 @@ def draw_evaluation(title: str, details: Mapping[str, Any], output: Path) -> Non
 
 
 def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: Path) -> None:
-    """Draw the main metric of each data set: a dot for each model, a ring for the published figure.
+    """Draw the main metric of each data set: a dot for each model, a ring for the published value.
 
     Args:
         rows: For each model its `Comparison`s, of the same data sets in the same order.
-        tolerance: Differences beyond it are written beside the dot, in red.
-        output: The picture, written whole or not at all.
+        tolerance: Larger differences from the published value are written beside the dot, in red.
+        output: The file to write; a failure leaves no partial file.
     """
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: 
     axis = figure.subplots()
     for model, figures in rows.items():
         dots = axis.plot(
-            [row.measured for row in figures], range(len(names)), "o", markersize=5, label=_short(Path(model).name)
+            [row.measured for row in figures], range(len(names)), "o", markersize=5, label=shortened(Path(model).name)
         )
         for place, row in enumerate(figures):
             if not row.within(tolerance):
@@ -73,7 +73,7 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: 
             )
     axis.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
     axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.4, -0.6))
-    axis.grid(color=GROUND)
+    axis.grid(color=BAR_BACKGROUND)
     axis.set_axisbelow(True)
     for text in figure.legend(loc="outside upper center", ncols=2, fontsize=7).get_texts():
         text.set_parse_math(False)
@@ -82,15 +82,17 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: 
 
 def _classes(axis: Any, recall: Mapping[str, float]) -> None:
     names = list(recall)[:MAX_BARS]
-    axis.barh(range(len(names)), [1] * len(names), color=GROUND)
+    axis.barh(range(len(names)), [1] * len(names), color=BAR_BACKGROUND)
     axis.barh(range(len(names)), [recall[name] for name in names], color=BAR)
-    axis.set_yticks(range(len(names)), [_short(name.partition(" ")[2]) for name in names], fontsize=7, parse_math=False)
+    axis.set_yticks(
+        range(len(names)), [shortened(name.partition(" ")[2]) for name in names], fontsize=7, parse_math=False
+    )
     rest = f" (the worst {MAX_BARS} of {len(recall)})" if len(recall) > MAX_BARS else ""
     axis.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="recall", title=f"by class{rest}")
 
 
 def _confusions(axis: Any, pairs: Sequence[Sequence[Any]]) -> None:
-    """Draw counts of the pairs of true and found class that are confused most, as a matrix of those classes."""
+    """Draw the most frequent pairs of true and predicted class as a matrix of counts."""
     shown = pairs[:MAX_CONFUSED]
     rows = list(dict.fromkeys(true for true, _, _ in shown))
     columns = list(dict.fromkeys(found for _, found, _ in shown))
@@ -100,8 +102,8 @@ def _confusions(axis: Any, pairs: Sequence[Sequence[Any]]) -> None:
         color = "white" if count > shown[0][2] / 2 else "black"
         axis.text(columns.index(found), rows.index(true), count, ha="center", va="center", fontsize=7, color=color)
     axis.imshow(counts, cmap="Blues", vmin=0)
-    axis.set_yticks(range(len(rows)), map(_short, rows), fontsize=7, parse_math=False)
-    axis.set_xticks(range(len(columns)), map(_short, columns), fontsize=7, rotation=60, ha="right", parse_math=False)
+    axis.set_yticks(range(len(rows)), map(shortened, rows), fontsize=7, parse_math=False)
+    axis.set_xticks(range(len(columns)), map(shortened, columns), fontsize=7, rotation=60, ha="right", parse_math=False)
     axis.set(xlabel="found", ylabel="true", title="most frequent confusions")
 
 
@@ -117,10 +119,6 @@ def _sweep(axis: Any, points: Sequence[Sequence[float]]) -> None:
     axis.plot(*zip(*points, strict=True), marker=".", color=BAR)
     axis.set_xscale("log")
     axis.set(xlabel="C", ylabel="validation accuracy", title="search of C")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 30 else f"{text[:29]}…"
 
 
 __all__ = ["draw_benchmark", "draw_evaluation"]

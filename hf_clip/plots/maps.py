@@ -1,4 +1,4 @@
-"""A sheet of an image and maps over it. matplotlib is needed only here, and only to draw."""
+"""A figure of an image with maps over it."""
 
 import math
 from collections.abc import Sequence
@@ -11,31 +11,31 @@ from PIL import Image
 
 from .figures import save_figure
 
-COLUMNS = 4
+MAPS_PER_ROW = 4
 CELL = 2.8  # inches
 LONGEST_SIDE = 768
-COLORS = "cividis"  # even in lightness, and alike to eyes with any color blindness
+COLOR_MAP = "cividis"  # perceptually uniform, also with color blindness
 OPACITY = 0.6
 FLATTEST, STEEPEST = 0.3, 3  # height over width
 CHARACTERS, LINES = 32, 3  # of a title
 
 
 def draw_maps(image: Image.Image, titles: Sequence[str], maps: np.ndarray, output: Path) -> None:
-    """Save `maps_figure` in the format that the suffix of `output` names; the file is written whole or not at all."""
+    """Write `maps_figure` in the format of the suffix of `output`; a failure leaves no partial file."""
     figure = maps_figure(image, titles, maps)
     save_figure(figure, output)
 
 
 def maps_figure(image: Image.Image, titles: Sequence[str], maps: np.ndarray) -> Any:
-    """Draw an image, then each map over a gray copy of it, all on one scale.
+    """Draw an image, then each map over a gray copy of it, all with one color scale.
 
     Args:
         image: The image.
-        titles: What to write above the maps.
-        maps: (maps, height, width) of the image; NaN, where nothing was seen, stays gray without color.
+        titles: The titles of the maps.
+        maps: (maps, height, width) of the image; NaN, outside the crop of the model, has no color.
 
     Returns:
-        A matplotlib figure, which belongs to no window.
+        A matplotlib figure without a window.
     """
     from matplotlib.figure import Figure
 
@@ -48,19 +48,20 @@ def maps_figure(image: Image.Image, titles: Sequence[str], maps: np.ndarray) -> 
     low, high = np.nanmin(maps), np.nanmax(maps)
     for axis, values in zip(axes[1:], maps, strict=True):
         axis.imshow(picture.convert("L"), cmap="gray", vmin=0, vmax=255)
-        # the map lies over the thumbnail, whatever its own size
+        # the map may be larger than the thumbnail: both span the same axes
         extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
-        shown = axis.imshow(_thinned(values), cmap=COLORS, vmin=low, vmax=high, alpha=OPACITY, extent=extent)
+        shown = axis.imshow(_thinned(values), cmap=COLOR_MAP, vmin=low, vmax=high, alpha=OPACITY, extent=extent)
     figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=7)
     return figure
 
 
 def _lay_out(figure: Any, titles: Sequence[str], aspect: float) -> tuple[list[Any], Any]:
-    """Size a figure, and add axes below each title and axes for the scale.
+    """Size the figure and add the axes of the maps and of the color bar.
 
-    By hand: matplotlib's engines cut titles of several lines above images of a fixed aspect.
+    matplotlib's layout engines cut titles of several lines above images with a fixed aspect ratio, so the positions are
+    computed here.
     """
-    columns = min(COLUMNS, len(titles))
+    columns = min(MAPS_PER_ROW, len(titles))
     above = 0.25 + 0.15 * max(title.count("\n") + 1 for title in titles)
     cell = CELL * min(max(aspect, FLATTEST), STEEPEST) + above
     width, height = CELL * columns + 0.8, cell * math.ceil(len(titles) / columns)
@@ -77,13 +78,13 @@ def _lay_out(figure: Any, titles: Sequence[str], aspect: float) -> tuple[list[An
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
-    """Drop pixels that a sheet cannot show."""
+    """Subsample a map to the resolution of the figure."""
     step = max(1, max(values.shape) // LONGEST_SIDE)
     return values[::step, ::step]
 
 
 def _wrapped(text: str) -> str:
-    """Break a title into lines; what does not fit in LINES of them is cut."""
+    """Wrap a title to at most LINES lines; the rest is cut."""
     return "\n".join(wrap(text, CHARACTERS, max_lines=LINES, placeholder=" …")) or text
 
 

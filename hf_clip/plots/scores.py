@@ -1,4 +1,4 @@
-"""A picture of images and the labels they were given. matplotlib is needed only here, and only to draw."""
+"""A figure of images with the scores of their labels as bars."""
 
 import math
 import os
@@ -10,11 +10,11 @@ from typing import Any
 from PIL import Image
 
 from ..model.image_processing_hf_clip import open_image
-from .figures import save_figure
+from .figures import BAR_BACKGROUND, save_figure, shortened
 
-COLUMNS = 6
+IMAGES_PER_ROW = 6
 THUMBNAIL = (384, 384)
-BARS, GROUND = ("#4472b8", "#e8963c", "#3f9b63", "#8a5fbf"), "#f0f0f0"
+BARS = ("#4472b8", "#e8963c", "#3f9b63", "#8a5fbf")
 MODEL_GAP = 0.4  # between the bars of two models, in bars
 
 
@@ -25,19 +25,19 @@ def draw_scores(
     truths: Sequence[str | None] | None = None,
     notes: Sequence[str] | None = None,
 ) -> None:
-    """Draw each image over its labels, with bars for their scores; `output` is written whole or not at all.
+    """Draw each image above bars with the scores of its labels; a failure leaves no partial file.
 
     Args:
         images: Paths or URLs.
-        answers: By the name of a model, for each image its labels as `{"label", "score"}`; each model has its color.
-        output: The picture, in a format that its suffix names.
-        truths: For each image the right label, which is written in bold, or None.
-        notes: For each image a line below its name.
+        answers: For each model, by name, the labels of each image as `{"label", "score"}`.
+        output: The file to write, in the format of its suffix.
+        truths: The true label of each image or None; it is written in bold.
+        notes: A line below the name of each image.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    columns = min(COLUMNS, len(images))
+    columns = min(IMAGES_PER_ROW, len(images))
     rows = math.ceil(len(images) / columns)
     labels = max(len(ranked) for of_model in answers.values() for ranked in of_model)
     step = labels + MODEL_GAP
@@ -51,7 +51,7 @@ def draw_scores(
         row, column = divmod(index, columns)
         picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
         truth = truths[index] if truths else None
-        title = [truth or _short(Path(path).name), *([notes[index]] if notes else [])]
+        title = [truth or shortened(Path(path).name), *([notes[index]] if notes else [])]
         picture.imshow(_thumbnail(path))
         picture.set_anchor("S")
         picture.set_title("\n".join(title), fontsize=8, parse_math=False)
@@ -59,9 +59,9 @@ def draw_scores(
             for rank, answer in enumerate(of_model[index]):
                 place, weight = step * model + rank, "bold" if answer["label"] == truth else "normal"
                 text: dict[str, Any] = {"va": "center", "fontsize": 7, "weight": weight}
-                bars.barh(place, 1, color=GROUND, height=0.86)
+                bars.barh(place, 1, color=BAR_BACKGROUND, height=0.86)
                 bars.barh(place, answer["score"], color=color, height=0.86, alpha=0.6)
-                bars.text(0.03, place, _short(answer["label"]), parse_math=False, **text)
+                bars.text(0.03, place, shortened(answer["label"]), parse_math=False, **text)
                 bars.text(0.97, place, f"{answer['score']:.0%}", ha="right", **text)
         bars.set(xlim=(0, 1), ylim=(step * len(answers) - MODEL_GAP - 0.4, -0.6))
     if len(answers) > 1:
@@ -75,10 +75,6 @@ def _thumbnail(path: str | os.PathLike) -> Image.Image:
         image = image.convert("RGB")
         image.thumbnail(THUMBNAIL)
     return image
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 30 else f"{text[:29]}…"
 
 
 __all__ = ["draw_scores"]

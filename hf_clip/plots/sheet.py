@@ -1,4 +1,4 @@
-"""Contact sheets: images with a line of text below each, as a picture or a web page."""
+"""Contact sheets: thumbnails with captions, as a figure or a web page."""
 
 import base64
 import html
@@ -13,8 +13,8 @@ from ..model.image_processing_hf_clip import open_image
 from ..utils.files import replacing
 from .figures import save_figure
 
-Source = str | Callable[[], bytes]
-COLUMNS = 5
+ImageSource = str | Callable[[], bytes]
+THUMBNAILS_PER_ROW = 5
 SIDE = 256
 PAGE = """<!doctype html>
 <meta charset="utf-8">
@@ -34,11 +34,11 @@ figcaption {{ overflow-wrap: anywhere; color: #444; }}
 FIGURE = "<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def draw_sheet(images: Sequence[tuple[Source, str]], title: str, output: Path) -> None:
-    """Draw images (paths, addresses or readers of bytes) with captions; `output` is written whole or not at all."""
+def draw_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Path) -> None:
+    """Draw thumbnails with captions as a figure; a failure leaves no partial file."""
     from matplotlib.figure import Figure
 
-    columns = min(COLUMNS, len(images))
+    columns = min(THUMBNAILS_PER_ROW, len(images))
     rows = math.ceil(len(images) / columns)
     figure = Figure((2.2 * columns, 2.5 * rows + 0.5), dpi=150, layout="constrained")
     figure.suptitle(title, fontsize=10, parse_math=False)
@@ -53,8 +53,8 @@ def draw_sheet(images: Sequence[tuple[Source, str]], title: str, output: Path) -
     save_figure(figure, output)
 
 
-def write_sheet(images: Sequence[tuple[Source, str]], title: str, output: Path) -> None:
-    """Write a web page with thumbnails inside it, which needs no other file."""
+def write_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Path) -> None:
+    """Write a web page with embedded thumbnails, which needs no other file."""
     figures = "\n".join(
         FIGURE.format(image=_embedded(source), caption=html.escape(caption)) for source, caption in images
     )
@@ -63,7 +63,7 @@ def write_sheet(images: Sequence[tuple[Source, str]], title: str, output: Path) 
         work.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def _embedded(source: Source) -> str:
+def _embedded(source: ImageSource) -> str:
     thumbnail = thumbnail_of(source)
     if thumbnail is None:
         return "<p>cannot be opened</p>"
@@ -72,14 +72,14 @@ def _embedded(source: Source) -> str:
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="">'
 
 
-def thumbnail_of(source: Source) -> Image.Image | None:
-    """Open a small RGB copy, or nothing of an image that is gone."""
+def thumbnail_of(source: ImageSource) -> Image.Image | None:
+    """Return an RGB thumbnail, or None for an image that cannot be opened."""
     try:
         with Image.open(io.BytesIO(source())) if callable(source) else open_image(source) as image:
             image = image.convert("RGB")
             image.thumbnail((SIDE, SIDE))
         return image
-    except Exception:  # the plugins of Pillow raise what they like
+    except Exception:  # plugins of Pillow raise arbitrary exceptions for damaged files
         return None
 
 

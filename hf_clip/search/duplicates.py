@@ -44,7 +44,7 @@ def find_duplicates(rows: np.ndarray, threshold: float, graph: Any = None) -> li
     return _groups(rows, leaders)
 
 
-NEIGHBORS, EXPANSION = 64, 128
+NEIGHBORS, GRAPH_EXPANSION = 64, 128
 
 
 def _pairs(rows: np.ndarray, threshold: float, leaders: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -85,7 +85,7 @@ def _pairs_in_graph(rows: np.ndarray, threshold: float, graph: Any) -> Iterator[
 
     for row in tqdm(range(len(rows)), desc="rows", unit="row", delay=2, leave=False):
         query = np.asarray(rows[row : row + 1], np.float32)
-        scores, found = nearest_in_graph(graph, rows, query, NEIGHBORS, EXPANSION)
+        scores, found = nearest_in_graph(graph, rows, query, NEIGHBORS, GRAPH_EXPANSION)
         others = np.sort(found[0][(scores[0] >= threshold) & (found[0] > row)])
         if len(others):
             yield row, others

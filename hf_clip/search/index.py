@@ -22,10 +22,9 @@ from ..utils.files import new_directory
 from ..utils.packages import require
 from . import exact, graph
 from .filters import Where, allowed_rows
-from .prompts import PROMPTS
+from .tuning_texts import TUNING_TEXTS
 
-SETTINGS, ROWS, COLUMNS, GRAPH = "settings.json", "rows.npy", "columns.arrow", "graph.usearch"
-Kind = Literal["exact", "hnsw"]
+SETTINGS_FILE, ROWS_FILE, COLUMNS_FILE, GRAPH_FILE = "settings.json", "rows.npy", "columns.arrow", "graph.usearch"
 Weighted = Any  # one or several items, or pairs (item, weight)
 
 
@@ -71,7 +70,7 @@ class ImageIndex:
         model: PreTrainedModel,
         processor: Any,
         *,
-        kind: Kind = "exact",
+        kind: Literal["exact", "hnsw"] = "exact",
         dtype: Literal["float32", "float16"] = "float32",
         queries: Sequence[str] | None = None,
         recall: float = 0.95,
@@ -117,9 +116,9 @@ class ImageIndex:
             kept = _write_rows(work, source, old, np.dtype(dtype))
             settings["inserted"] = _count(work) - int(kept.sum())
             if kind == "hnsw":
-                texts = embed_texts(model, processor, list(queries or PROMPTS), truncation=True).numpy()
+                texts = embed_texts(model, processor, list(queries or TUNING_TEXTS), truncation=True).numpy()
                 settings |= _write_graph(work, output, kept, texts, recall)
-            (work / SETTINGS).write_text(json.dumps(settings))
+            (work / SETTINGS_FILE).write_text(json.dumps(settings))
         return cls.load(output, model, processor)
 
     @classmethod
@@ -269,7 +268,7 @@ def read_index_settings(path: str | os.PathLike) -> dict[str, Any]:
         SearchError: There is no index, or it is broken.
     """
     try:
-        return json.loads((Path(path) / SETTINGS).read_text())
+        return json.loads((Path(path) / SETTINGS_FILE).read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise SearchError(f"there is no index at {path}: make one with hf-clip index") from None
     except ValueError as error:
@@ -280,16 +279,16 @@ def open_rows(path: str | os.PathLike) -> tuple[np.ndarray, Any, Any]:
     """Map the rows, columns and, for HNSW, the graph of an index; no model is needed."""
     path = Path(path)
     kind = read_index_settings(path)["kind"]
-    tree = graph.open_graph(path / GRAPH) if kind == "hnsw" else None
+    tree = graph.open_graph(path / GRAPH_FILE) if kind == "hnsw" else None
     # copy on write: PyTorch warns of maps that cannot be written
-    return np.load(path / ROWS, mmap_mode="c"), _read_columns(path), tree
+    return np.load(path / ROWS_FILE, mmap_mode="c"), _read_columns(path), tree
 
 
 def _read_columns(path: Path) -> Any:
     require("pyarrow", "search", "an index")
     import pyarrow as pa
 
-    with pa.memory_map(str(path / COLUMNS)) as source:
+    with pa.memory_map(str(path / COLUMNS_FILE)) as source:
         return pa.ipc.open_file(source).read_all()
 
 
@@ -311,7 +310,7 @@ class _Old:
             theirs = read_index_settings(path)
         except SearchError:
             return None
-        rows, columns = np.load(path / ROWS, mmap_mode="r"), _read_columns(path)
+        rows, columns = np.load(path / ROWS_FILE, mmap_mode="r"), _read_columns(path)
         if any(theirs[key] != settings[key] for key in ("kind", "probe", "folder")) or rows.dtype != dtype:
             return None
         return cls({key: row for row, key in enumerate(columns["key"].to_pylist())}, rows, columns)
@@ -373,7 +372,7 @@ def _write(work: Path, chunks: Iterator[tuple[Any, np.ndarray]], dtype: np.dtype
     import pyarrow as pa
 
     count, writer, schema = 0, None, None
-    with (work / ROWS).open("wb") as file, pa.OSFile(str(work / COLUMNS), "wb") as sink:
+    with (work / ROWS_FILE).open("wb") as file, pa.OSFile(str(work / COLUMNS_FILE), "wb") as sink:
         np.lib.format.write_array_header_1_0(file, _header(dtype, 0, dim))
         for columns, rows in chunks:
             if writer is None:
@@ -385,7 +384,7 @@ def _write(work: Path, chunks: Iterator[tuple[Any, np.ndarray]], dtype: np.dtype
         if writer is None:
             raise SearchError("there are no embeddings to index: embed at least one image")
         writer.close()
-    _correct_count(work / ROWS, dtype, count, dim)
+    _correct_count(work / ROWS_FILE, dtype, count, dim)
 
 
 def _header(dtype: np.dtype, count: int, dim: int) -> dict[str, Any]:
@@ -399,17 +398,17 @@ def _correct_count(path: Path, dtype: np.dtype, count: int, dim: int) -> None:
 
 
 def _count(work: Path) -> int:
-    return len(np.load(work / ROWS, mmap_mode="r"))
+    return len(np.load(work / ROWS_FILE, mmap_mode="r"))
 
 
 def _write_graph(work: Path, old: Path, kept: np.ndarray, texts: np.ndarray, wanted: float) -> dict[str, Any]:
     """Write the graph, that of the index `old` where rows of it are kept, and return how it is to be searched."""
-    rows = np.load(work / ROWS, mmap_mode="c")
-    tree = graph.open_graph(old / GRAPH, copy=True) if kept.any() else graph.new_graph(rows.shape[1])
+    rows = np.load(work / ROWS_FILE, mmap_mode="c")
+    tree = graph.open_graph(old / GRAPH_FILE, copy=True) if kept.any() else graph.new_graph(rows.shape[1])
     if kept.any() and not kept.all():
         graph.drop(tree, kept)
     graph.grow(tree, rows)
-    tree.save(str(work / GRAPH))
+    tree.save(str(work / GRAPH_FILE))
     expansion, measured = graph.tune(tree, rows, texts, wanted)
     return {"expansion": expansion, "recall": measured, "queries": len(texts), "wanted": wanted}
 

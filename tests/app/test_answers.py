@@ -10,7 +10,7 @@ from support.plain import load
 
 import hf_clip
 from hf_clip.app import answers
-from hf_clip.app.answers import AppError, classify, locate
+from hf_clip.app.answers import AppError, label_scores, locate
 from hf_clip.search.index import ImageIndex
 
 
@@ -27,7 +27,7 @@ def upload(tmp_path):
 
 def test_classify_gives_the_classifier_s_scores(any_clip, upload):
     clip = any_clip
-    found = classify(clip.model, clip.processor, upload, " a cat\n\na dog\na cat\nbird\n", "{}\nmy {}\n", 2.0)
+    found = label_scores(clip.model, clip.processor, upload, " a cat\n\na dog\na cat\nbird\n", "{}\nmy {}\n", 2.0)
     [expected] = hf_clip.ZeroShotClassifier(clip.model, clip.processor, ["a cat", "a dog", "bird"], ["{}", "my {}"])(
         upload, top_k=2
     )
@@ -76,9 +76,9 @@ def test_uploads_are_refused_without_naming_files_of_the_server(name, content, p
 )
 def test_labels_are_counted(clip, upload, labels, problem):
     with pytest.raises(AppError, match=problem):
-        classify(clip.model, clip.processor, upload, labels, "", 5)
+        label_scores(clip.model, clip.processor, upload, labels, "", 5)
     with pytest.raises(AppError, match="there is no image: upload one"):
-        classify(clip.model, clip.processor, None, "a cat", "", 5)
+        label_scores(clip.model, clip.processor, None, "a cat", "", 5)
 
 
 def test_the_command_names_what_to_install(repositories, capsys, monkeypatch):

@@ -39,9 +39,9 @@ def photos(tmp_path):
     return make_photos(tmp_path / "photos")
 
 
-def nearest_by_hand(rows: dict[str, np.ndarray], query: np.ndarray, k: int) -> list[str]:
-    order = np.argsort(-np.stack(list(rows.values())) @ (query / np.linalg.norm(query)), kind="stable")
-    return [list(rows)[place] for place in order[:k]]
+def cosines_of(rows: dict[str, np.ndarray], query: np.ndarray) -> dict[str, float]:
+    query = query.astype(np.float64) / np.linalg.norm(query)
+    return {path: float(row.astype(np.float64) @ query) for path, row in rows.items()}
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
@@ -61,9 +61,11 @@ def test_sums_of_texts_and_images_find_the_nearest(clip, photos, suffix, kind, t
         ({"text": TEXTS[0], "image": [(photos / "0.png", 0.5)]}, red + reference / 2),
     ]:
         hits = index.search(**query, k=4)
-        assert [hit["path"] for hit in hits] == nearest_by_hand(rows, expected, 4)
-        cosines = [rows[hit["path"]] @ expected / np.linalg.norm(expected) for hit in hits]
-        np.testing.assert_allclose([hit["score"] for hit in hits], cosines, atol=1e-6)
+        cosines = cosines_of(rows, expected)
+        assert len({hit["path"] for hit in hits}) == 4
+        np.testing.assert_allclose([hit["score"] for hit in hits], [cosines[hit["path"]] for hit in hits], atol=1e-6)
+        # the tiny ResNet sees these photos alike up to 1e-8: their order is compared by score
+        np.testing.assert_allclose([hit["score"] for hit in hits], sorted(cosines.values())[:-5:-1], atol=1e-6)
 
 
 def test_a_text_tower_searches_by_text(clip, repositories, family, photos, tmp_path):

@@ -1,4 +1,4 @@
-"""Texts as people type them into a search box: on them the recall of an index is measured, unless others are given."""
+"""Default texts for tuning an HNSW index: 240 queries of the kind that people type into a search box."""
 
 SUBJECTS = (
     "a red car", "two dogs", "a cat on a sofa", "a wedding", "a birthday cake", "children playing football",
@@ -11,6 +11,6 @@ SUBJECTS = (
     "an elephant",
 )  # fmt: skip
 FRAMES = ("{}", "a photo of {}", "{} at night", "a black and white picture of {}", "a painting of {}", "many of {}")
-PROMPTS = [frame.format(subject) for frame in FRAMES for subject in SUBJECTS]
+TUNING_TEXTS = [frame.format(subject) for frame in FRAMES for subject in SUBJECTS]
 
-__all__ = ["PROMPTS"]
+__all__ = ["TUNING_TEXTS"]
