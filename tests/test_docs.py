@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,9 @@ def folders(archives: dict[str, Path], repositories: dict[str, Path], tmp_path_f
 def desk(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with the photos and models that the pages speak of."""
     monkeypatch.chdir(tmp_path)
+    # a page makes `import clip` hf_clip's; it must not have been the original's before, and is again afterwards
+    for name in [name for name in sys.modules if name.split(".")[0] == "clip"]:
+        monkeypatch.delitem(sys.modules, name)
     photos = [Path("photo.jpg"), Path("photos/one.jpg"), Path("photos/two.jpg")]
     Path("photos").mkdir()
     for angle, path in enumerate(photos):

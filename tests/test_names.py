@@ -21,7 +21,7 @@ TO_RENAME = {
     "CHUNK_ROWS": "embedding",
     "CheckpointError": "training",
     "FORMAT": "zero_shot",
-    "HALF": "openai/clip, training",
+    "HALF": "training",
     "Layout": "cli/embed",
     "MAX_NAMED": "scale",
     "RECALL_AT": "evaluation",

@@ -125,7 +125,7 @@ print(hf_clip.__file__)
 assert not importlib.util.find_spec("conversion") and not importlib.util.find_spec("tests")
 files = importlib.resources.files("hf_clip")
 for path in (
-    "py.typed", "export/preprocess.mjs", "openai/bpe_merges.txt.gz", "parity/data/golden.json",
+    "py.typed", "export/preprocess.mjs", "openai/bpe_simple_vocab_16e6.txt.gz", "parity/data/golden.json",
     "parity/data/images/cmyk.tif",
 ):
     assert (files / path).is_file(), path

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..utils.packages import require
 
-BICUBIC = 3
+_BICUBIC = 3
 
 # positions of the output pixels within the resized image: those of the center crop
 POSITIONS = """
@@ -247,7 +247,7 @@ def _sizes(settings: Mapping[str, Any]) -> tuple[int, int]:
     size, crop = dict(settings["size"]), dict(settings["crop_size"])
     resize = size.get("shortest_edge")
     side = crop.get("height")
-    usual = all(settings.get(step) for step in steps) and settings.get("resample") == BICUBIC
+    usual = all(settings.get(step) for step in steps) and settings.get("resample") == _BICUBIC
     if not usual or resize is None or side != crop.get("width") or side is None or side > resize:
         raise ValueError(
             "the image processor does not resize (bicubic, short side), crop a square and normalize as CLIP does: "

@@ -5,7 +5,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,7 +17,8 @@ from ..model.modeling_hf_clip import HFCLIPModel
 from ..model.tokenization_hf_clip import TextTooLongError
 from .download import download, resolve_checkpoint
 from .errors import CheckpointError, DownloadError, check_converted
-from .model import CLIP, build_variant
+from .model import CLIP, build_model, build_variant, from_hf_model
+from .optimized import OptimizedCLIP
 from .original import read_original
 from .published import CHECKPOINTS
 from .simple_tokenizer import SimpleTokenizer, shared_tokenizer
@@ -26,7 +26,10 @@ from .simple_tokenizer import SimpleTokenizer, shared_tokenizer
 logger = logging.getLogger(__name__)
 
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-HALF, FLOAT = 5, 6  # how a TorchScript graph writes float16 and float32
+_HALF, _FLOAT = 5, 6  # how a TorchScript graph writes float16 and float32
+
+
+BICUBIC = InterpolationMode.BICUBIC
 
 
 class LoadError(CheckpointError, RuntimeError):
@@ -61,7 +64,9 @@ def load(
     device: str | torch.device | None = DEFAULT_DEVICE,
     jit: bool = False,
     download_root: str | os.PathLike | None = None,
-) -> tuple[CLIP | torch.jit.ScriptModule, Callable[[Image.Image], Tensor]]:
+    *,
+    optimize: bool = False,
+) -> tuple[CLIP | OptimizedCLIP | torch.jit.ScriptModule, Callable[[Image.Image], Tensor]]:
     """Load a model, in evaluation mode, and the transform from a PIL image to the pixels (3, R, R) it takes.
 
     On the CPU the model computes in fp32, on any other device in the original's mix of fp16 and fp32. As in the
@@ -73,6 +78,8 @@ def load(
         jit: Give the file's own TorchScript module, with its device and dtype constants set for `device`. This RUNS
             THE CODE IN THE FILE: only for files you trust. Those of the nine names were checked against their SHA-256.
         download_root: Where the nine are kept, `~/.cache/clip` unless given; for a Hub id, the Hub's cache.
+        optimize: Give an `OptimizedCLIP`, which only encodes: faster, most of all for short texts, and equal up to
+            rounding.
 
     Returns:
         The model and its transform.
@@ -92,7 +99,7 @@ def load(
             model = _load_file(path, device)
     except CheckpointError as error:
         raise LoadError(str(error)) from error
-    return model, _transform(model.visual.input_resolution)
+    return OptimizedCLIP(model) if optimize else model, _transform(model.visual.input_resolution)
 
 
 def tokenize(texts: str | Iterable[str], context_length: int = 77, truncate: bool = False) -> Tensor:
@@ -105,6 +112,8 @@ def tokenize(texts: str | Iterable[str], context_length: int = 77, truncate: boo
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{index}] is of type {type(text).__name__}: tokenize takes a str or a list of them")
+    if truncate and context_length == 1:  # what is cut to one token is EOT; a tokenizer has no room for it and SOT
+        return torch.full((len(texts), 1), shared_tokenizer().eos_token_id, dtype=torch.int32)
     try:
         batch = shared_tokenizer()(
             texts, padding="max_length", max_length=context_length, truncation=truncate, return_tensors="pt"
@@ -119,16 +128,16 @@ def _transform(n_px: int) -> Compose:
     """Return the original's transform: resize and crop in the image's own mode, only then RGB."""
     return Compose(
         [
-            Resize(n_px, InterpolationMode.BICUBIC),
+            Resize(n_px, BICUBIC),
             CenterCrop(n_px),
-            _to_rgb,
+            _convert_image_to_rgb,
             ToTensor(),
             Normalize(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
         ]
     )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _convert_image_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
@@ -138,13 +147,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _load_file(path: Path, device: torch.device) -> CLIP:
     original = read_original(path, report=logger.warning)
     try:
-        model = build_variant(original.state_dict, original.variant)
+        # straight from the file, which may be mapped, into tensors of the model's own
+        return build_variant(original.state_dict, original.variant, device, _computing_dtype(device))
     except CheckpointError as error:  # it knows tensors, not the file
         raise LoadError(f"{path}: {error}") from error
-    for tensor in chain(model.hf_model.parameters(), model.hf_model.buffers()):
-        dtype = torch.float32 if device.type == "cpu" and tensor.is_floating_point() else tensor.dtype
-        tensor.data = tensor.data.to(device, dtype, copy=True)  # off the file, which may be mapped
-    return model
+
+
+def _computing_dtype(device: torch.device) -> torch.dtype | None:
+    """Return float32 for the CPU, None for the original's mix elsewhere."""
+    return torch.float32 if device.type == "cpu" else None
 
 
 def _load_repository(name: str, device: torch.device, jit: bool, cache_dir: str | os.PathLike | None) -> CLIP:
@@ -156,14 +167,14 @@ def _load_repository(name: str, device: torch.device, jit: bool, cache_dir: str 
         raise LoadError(f"{name} has no TorchScript module: load it without jit=True")
     if folder.is_dir():
         check_converted(folder)
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    dtype = _computing_dtype(device) or torch.float16
     source = folder if folder.is_dir() else name
     try:
         hf_model = HFCLIPModel.from_pretrained(source, dtype=dtype, cache_dir=cache_dir)
     except OSError as error:
         known = f"{name} is not one of {', '.join(CHECKPOINTS)}, nor a file, and no folder or Hub id that loads"
         raise LoadError(f"{known} ({str(error).splitlines()[0]})") from error
-    return CLIP(hf_model.to(device).eval())
+    return from_hf_model(hf_model.to(device).eval())
 
 
 # --- TorchScript ------------------------------------------------------------------------------------------------------
@@ -191,14 +202,14 @@ def _set_constants(graph: torch.Graph, device: torch.device) -> None:
         for node in graph.findAllNodes("aten::to"):
             for constant in (value.node() for value in node.inputs()):
                 is_integer = constant.kind() == "prim::Constant" and constant.output().type().kind() == "IntType"
-                if is_integer and constant.i("value") == HALF:
-                    constant.i_("value", FLOAT)
+                if is_integer and constant.i("value") == _HALF:
+                    constant.i_("value", _FLOAT)
 
 
 def __getattr__(name: str) -> SimpleTokenizer:
-    if name == "_tokenizer":  # reads the vocabulary
-        return SimpleTokenizer()
+    if name == "_tokenizer":  # made when first asked for: it reads the vocabulary
+        return globals().setdefault(name, SimpleTokenizer())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["LoadError", "TooLongError", "available_models", "load", "tokenize"]
+__all__ = ["BICUBIC", "LoadError", "TooLongError", "available_models", "build_model", "load", "tokenize"]

@@ -7,7 +7,7 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from hf_clip import HFCLIPModel
-from hf_clip.openai import load
+from hf_clip.openai import load, to_hf_model
 from hf_clip.openai.convert import convert, load_checkpoint
 from hf_clip.openai.errors import CheckpointError
 from hf_clip.openai.variants import OPEN_CLIP, Variant, choose_variant, named_variant
@@ -72,7 +72,7 @@ def test_a_config_beside_the_file_is_read(saved, tmp_path):
     convert(path, tmp_path / "converted", report=said.append)
     assert sum("assuming activation" in sentence for sentence in said) == 1
     assert_same_features(HFCLIPModel.from_pretrained(tmp_path / "converted"), theirs)
-    loaded = load(path, device="cpu")[0].hf_model.config
+    loaded = to_hf_model(load(path, device="cpu")[0]).config
     assert loaded.vision_config.hidden_act == options.get("activation", "quick_gelu")
     assert loaded.vision_config.num_attention_heads == options["vision_heads"]
 

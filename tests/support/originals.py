@@ -6,6 +6,7 @@ from clip.model import CLIP
 
 from benchmarks.originals import (
     ARCHITECTURES,
+    TEXT,
     clip,
     convert_weights,
     fresh_original_model,
@@ -25,6 +26,7 @@ def load_original(path: Path) -> CLIP:
 __all__ = [
     "ARCHITECTURES",
     "FAMILIES",
+    "TEXT",
     "clip",
     "convert_weights",
     "fresh_original_model",
