@@ -1,10 +1,23 @@
-"""Split cleaned text into words, and keep the byte-pair ids of the words seen so far."""
+"""CLIP's byte-pair vocabulary: the split of cleaned text into words, the words' ids, and a cache of them.
+
+This module needs `tokenizers` and no torch.
+"""
 
 from array import array
 from collections.abc import Sequence
 from threading import Lock
 
 import regex
+from tokenizers import (
+    NormalizedString,
+    PreTokenizedString,
+    Regex,
+    Token,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+)
 from tokenizers.models import BPE
 
 BOS_TOKEN = "<|startoftext|>"
@@ -93,4 +106,58 @@ class ChunkIds(dict[str, bytes]):
         return pack([token.id for token in self.model.tokenize(byte_symbols(word))])
 
 
-__all__ = ["BOS_TOKEN", "EOS_TOKEN", "ChunkIds", "byte_alphabet"]
+class WordTokenizer:
+    """Split cleaned text and tokenize its words inside `tokenizers`, for `PreTokenizer.custom`."""
+
+    def __init__(self, chunk_ids: ChunkIds):
+        self.model, self.words, self.special_ids = chunk_ids.model, chunk_ids.words, chunk_ids.special_ids
+
+    def pre_tokenize(self, string: PreTokenizedString) -> None:
+        string.split(self._split)
+        string.tokenize(self._tokenize)
+
+    def _split(self, _: int, text: NormalizedString) -> list[NormalizedString | None]:
+        return [text[word.start() : word.end()] for word in self.words.finditer(text.normalized)]
+
+    def _tokenize(self, word: str) -> list[Token]:
+        if word in self.special_ids:
+            return [Token(self.special_ids[word], word, (0, len(word)))]
+        tokens, end = [], 0
+        for token in self.model.tokenize(byte_symbols(word)):
+            # a symbol stands for a byte, and offsets count the bytes of the word
+            start, end = end, end + len(token.value.removesuffix(END_OF_WORD))
+            tokens.append(Token(token.id, token.value, (start, end)))
+        return tokens
+
+
+def byte_pair_model(
+    vocab: str | dict[str, int], merges: str | list[tuple[str, str]] | None, unk_token: str | None
+) -> BPE:
+    """Build the BPE model of `vocab` and `merges`, tables or paths; ValueError if they do not fit together."""
+    try:
+        if isinstance(vocab, str):
+            vocab, merges = BPE.read_file(vocab, str(merges))
+        return BPE(
+            vocab, merges or [], unk_token=unk_token, continuing_subword_prefix="", end_of_word_suffix=END_OF_WORD
+        )
+    except Exception as error:  # the class that `tokenizers` raises
+        raise ValueError(f"`vocab` and `merges` make no byte-pair vocabulary: {error}") from error
+
+
+def set_pipeline(backend: Tokenizer) -> Tokenizer:
+    """Set the steps of tokenizer.json on `backend`: as close to CLIP's as `tokenizers` can run without Python."""
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
+    )
+    words = Regex(f"{SPECIAL}|(?i:{CONTRACTIONS})|{RUNS}")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, behavior="removed", invert=True), byte_level]
+    )
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(END_OF_WORD, " ")])
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
+__all__ = ["BOS_TOKEN", "EOS_TOKEN", "ChunkIds", "WordTokenizer", "byte_alphabet", "byte_pair_model", "set_pipeline"]

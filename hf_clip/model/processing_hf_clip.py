@@ -15,9 +15,10 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, Unpack
 from transformers.utils import cached_file
 
+from .batches_hf_clip import HFCLIPBatchFeature
 from .configuration_hf_clip import check_is_folder
 from .image_processing_hf_clip import HFCLIPImageProcessor
-from .tokenization_hf_clip import ExplainsMissingMask, HFCLIPTokenizer
+from .tokenization_hf_clip import HFCLIPTokenizer
 
 # what a folder holds of each part, and the class that loads the part alone
 FILES = {
@@ -26,10 +27,6 @@ FILES = {
 }
 # arguments of `from_pretrained` that say where files lie
 WHERE = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
-
-
-class HFCLIPBatchFeature(ExplainsMissingMask, BatchFeature):
-    """Explain, in a `BatchFeature`, why it has no `attention_mask`."""
 
 
 class HFCLIPProcessor(ProcessorMixin):

@@ -1,28 +1,21 @@
-"""CLIP's byte-level BPE tokenizer: `HFCLIPTokenizer` gives the ids of the original's `SimpleTokenizer` for any text."""
+"""CLIP's byte-level BPE tokenizer: `HFCLIPTokenizer` returns the ids of the original's `SimpleTokenizer` for any text.
+
+Single texts take a packed path without an object per token. Everything else (pairs, words, offsets, added tokens) goes
+through transformers, on a backend that cleans and splits in Python.
+"""
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import regex
 import torch
-from tokenizers import (
-    AddedToken,
-    Encoding,
-    PreTokenizedString,
-    Regex,
-    Token,
-    Tokenizer,
-    decoders,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import AddedToken, Encoding, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import (
     BatchEncoding,
@@ -32,23 +25,23 @@ from transformers import (
 from transformers.tokenization_utils_base import LARGE_INTEGER, TruncationStrategy
 from transformers.utils import PaddingStrategy, TensorType, logging
 
+from .batches_hf_clip import HFCLIPBatchEncoding, LazyEncodings
 from .bpe_hf_clip import (
     BOS_TOKEN,
     BYTE_OF_CHARACTER,
-    CONTRACTIONS,
     END_OF_WORD,
     EOS_TOKEN,
     ID_BYTES,
-    RUNS,
-    SPECIAL,
     WORDS,
     WORDS_AND_SPECIAL,
     ChunkIds,
-    byte_symbols,
+    WordTokenizer,
+    byte_pair_model,
     pack,
+    set_pipeline,
     unpack,
 )
-from .text_cleaning_hf_clip import clean, clean_chunks
+from .text_cleaning_hf_clip import CleaningNormalizer, clean, clean_chunks, encodable, keeps_places
 
 # named below transformers' own logger, whose verbosity it obeys
 logger = logging.get_logger(f"transformers.{__name__}")
@@ -56,25 +49,15 @@ logger = logging.get_logger(f"transformers.{__name__}")
 PAD_TOKEN = "!"  # id 0, which the original fills its rows with
 MODEL_MAX_LENGTH = 77
 
-ENCODING_ATTRIBUTES = {
-    "input_ids": "ids",
-    "token_type_ids": "type_ids",
-    "attention_mask": "attention_mask",
-    "special_tokens_mask": "special_tokens_mask",
-    "offset_mapping": "offsets",
-}
+# columns of a batch that only `Encoding`s hold
+ENCODING_COLUMNS = ("token_type_ids", "overflowing_tokens", "special_tokens_mask", "offsets_mapping", "length")
 WARNED_OF_LENGTH = "sequence-length-is-longer-than-the-specified-maximum"  # where the base class notes it
-BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-
-
-NO_MASK = (
-    "the batch has no attention_mask, because CLIP's text model is causal and pools at the first EOT, so padding after "
-    "it changes nothing: leave the mask out, or pass return_attention_mask=True to the tokenizer to get one"
-)
+# what a post-processor puts before and after a text is what it puts around this token
+ONE_TOKEN = Tokenizer(BPE({"a": 0}, [])).encode("a")
 
 
 class TextTooLongError(ValueError):
-    """Raised for a text of more tokens than columns where `truncation=False` forbids to cut it.
+    """A text has more tokens than columns, and `truncation=False` forbids cutting it.
 
     `problem` is the sentence without the advice, `index` the text's place in the batch, `tokens` its length, and
     `limit` the number of columns.
@@ -89,130 +72,16 @@ class TextTooLongError(ValueError):
 
 
 class OffsetsUnavailableError(ValueError):
-    """Raised for offsets of a text that cleaning changed (mojibake, HTML, Unicode normal form)."""
-
-
-class ExplainsMissingMask:
-    """Mixin for batches: say why there is no `attention_mask` when code asks for it by name."""
-
-    def __getitem__(self, item):
-        try:
-            return super().__getitem__(item)  # type: ignore[misc]
-        except KeyError:
-            raise KeyError(NO_MASK if item == "attention_mask" else item) from None
-
-    def __getattr__(self, item: str):
-        try:
-            return super().__getattr__(item)  # type: ignore[misc]
-        except AttributeError:
-            raise AttributeError(NO_MASK if item == "attention_mask" else item) from None
-
-
-class HFCLIPBatchEncoding(ExplainsMissingMask, BatchEncoding):
-    """Explain, in a `BatchEncoding`, why it has no `attention_mask`."""
-
-
-class AddedTokens:
-    """Find a user's added tokens: the leftmost, then the longest, as `tokenizers` does."""
-
-    def __init__(self, tokens: dict[int, AddedToken]):
-        longest_first = sorted(tokens.items(), key=lambda item: -len(item[1].content))
-        self.ids = [token_id for token_id, _ in longest_first]
-        self.pattern = regex.compile("|".join(f"({self._pattern(token)})" for _, token in longest_first))
-
-    @staticmethod
-    def _pattern(token: AddedToken) -> str:
-        content = regex.escape(clean(token.content) if token.normalized else token.content)
-        if token.single_word:
-            content = rf"(?<!\w){content}(?!\w)"
-        return (r"\s*" if token.lstrip else "") + content + (r"\s*" if token.rstrip else "")
-
-    def cut(self, text: str) -> Iterator[tuple[str, int | None]]:
-        """Yield the stretches of `text` in order, each with the id of the added token that it is, or None."""
-        end = 0
-        if self.ids:
-            for match in self.pattern.finditer(text):
-                yield text[end : match.start()], None
-                yield match.group(), self.ids[match.lastindex - 1]
-                end = match.end()
-        yield text[end:], None
-
-
-class Pieces(NamedTuple):
-    """Hold the words and whole tokens of a text, each at `view[start:end]`, with the id of a whole token."""
-
-    view: str
-    spans: list[tuple[int, int, int | None]]
-    aligned: bool  # `view` is the text itself in lower case, character for character
+    """Offsets were asked for a text that cleaning changes (mojibake, HTML, Unicode normal form)."""
 
 
 class TooLong(Enum):
-    """Name what becomes of a text that has more tokens than fit."""
+    """The four ways to treat a text that has more tokens than fit."""
 
     CUT = "truncation=True"
     CUT_AND_WARN = "truncation not given, tensors asked for"
     KEEP_AND_WARN = "no truncation"
     REFUSE = "truncation=False, but tensors of a fixed width asked for"
-
-
-class Request(NamedTuple):
-    """Hold the arguments of a call. `limit` is the most tokens that fit, `columns` name what to return."""
-
-    columns: set[str]
-    tensor_type: TensorType | None
-    add_special_tokens: bool
-    split_special_tokens: bool
-    overflowing: bool
-    too_long: TooLong
-    limit: int
-    truncation: TruncationStrategy
-    truncation_side: str
-    stride: int
-    max_length: int | None
-    padding: PaddingStrategy
-    padding_side: str
-    pad_to_multiple_of: int | None
-    verbose: bool
-
-    @property
-    def most_tokens(self) -> int | None:
-        """Return the length that rows are cut to, None for no cut."""
-        return None if self.truncation == TruncationStrategy.DO_NOT_TRUNCATE else self.max_length
-
-    def width(self, longest: int) -> int:
-        """Return the length that rows are padded to, given the longest; 0 for no padding."""
-        if self.padding == PaddingStrategy.DO_NOT_PAD:
-            return 0
-        width = longest if self.padding == PaddingStrategy.LONGEST else self.max_length
-        multiple = self.pad_to_multiple_of or 1
-        return -(-(width or 0) // multiple) * multiple
-
-
-class LazyEncodings(Sequence[Encoding]):
-    """Give the `Encoding` of each text of a batch (tokens, words, offsets), made when looked at."""
-
-    def __init__(self, texts: Sequence[str], encode: Callable[[str], Encoding]):
-        self.texts, self.encode = texts, encode
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self.encode(text) for text in self.texts[index]]
-        return self.encode(self.texts[index])
-
-    def __reduce__(self) -> tuple:
-        return list, (list(self),)
-
-
-def _one_token() -> Encoding:
-    text = PreTokenizedString("a")
-    text.tokenize(lambda word: [Token(0, word, (0, 1))])
-    return text.to_encoding()
-
-
-ONE_TOKEN = _one_token()
 
 
 class HFCLIPTokenizer(TokenizersBackend):
@@ -227,14 +96,14 @@ class HFCLIPTokenizer(TokenizersBackend):
     - `model_input_names` is `["input_ids"]`: attention is causal and pooled at the first EOT, so no mask is needed. Ask
       for one with `return_attention_mask=True`. Padding is id 0, as in the original.
     - `return_tensors` always gives a rectangle: without `padding`, rows are padded to the longest.
-    - A text of over `model_max_length` tokens can't go through the model. `truncation=True` cuts it and keeps EOT last.
-      Where `truncation` is not given, `return_tensors` cuts it with a warning (pipelines can't pass `truncation`) and
+    - The model cannot read a text of over `model_max_length` tokens. `truncation=True` cuts it and keeps EOT last.
+      Where `truncation` is not given, `return_tensors` cuts it with a warning (pipelines cannot pass `truncation`) and
       plain lists keep all ids. `truncation=False` never cuts: rows are then too long for the model, and if
       `padding="max_length"` and `return_tensors` ask for a fixed width, `TextTooLongError` is raised.
     - `decode` equals the original's, special tokens and last space included; `skip_special_tokens=True` drops special
       tokens, padding and outer spaces.
     - `return_offsets_mapping` raises `OffsetsUnavailableError` for a text that cleaning changes beyond case and spaces;
-      in `encodings`, all offsets of such a text are (0, 0).
+      in `encodings`, all offsets of such a text are empty spans.
     - Special tokens written in a text count where the original's pattern finds them, so not in "!<|endoftext|>";
       `split_special_tokens=True` makes them ordinary text.
 
@@ -245,9 +114,9 @@ class HFCLIPTokenizer(TokenizersBackend):
         merges: pairs of tokens in order of priority, or the path of a merges.txt.
 
     Raises:
-        TextTooLongError: A text has more tokens than a fixed width, and `truncation=False` forbids to cut it.
+        TextTooLongError: A text has more tokens than a fixed width, and `truncation=False` forbids cutting it.
         OffsetsUnavailableError: Offsets are asked for a text that cleaning changes beyond case and spaces.
-        ValueError: A text is no text, or the vocabulary makes none.
+        ValueError: A text is not a `str`, or `vocab` and `merges` do not fit together.
 
     Example:
         >>> tokenizer = HFCLIPTokenizer.from_pretrained("clip-rn50")
@@ -273,10 +142,9 @@ class HFCLIPTokenizer(TokenizersBackend):
         for name, token in (("bos_token", bos_token), ("eos_token", eos_token)):
             if token is None:
                 raise ValueError(f"{name} is None, but CLIP's text model needs it around each text: name a token")
-        self.cache = {}  # adding tokens empties it while super() runs
         tokenizer_object, tokenizer_file = kwargs.pop("tokenizer_object", None), kwargs.pop("tokenizer_file", None)
         if vocab is not None:
-            backend = Tokenizer(_model(vocab, merges, None if unk_token is None else str(unk_token)))
+            backend = Tokenizer(byte_pair_model(vocab, merges, None if unk_token is None else str(unk_token)))
         elif tokenizer_object is not None:
             backend = copy.deepcopy(tokenizer_object)
         elif tokenizer_file is not None:
@@ -286,15 +154,10 @@ class HFCLIPTokenizer(TokenizersBackend):
                 "HFCLIPTokenizer needs `vocab` and `merges`: load_vocabulary() of hf_clip.openai.vocabulary gives "
                 "CLIP's, and from_pretrained loads a saved tokenizer"
             )
-        self._tokenizer = _set_pipeline(backend)
-        for setting in (
-            "post_processor",
-            "tokenizer_padding",
-            "tokenizer_truncation",
-            "_json_padding",
-            "_json_truncation",
-        ):
-            kwargs.pop(setting, None)  # read from a tokenizer.json that may be a stock one's
+        self._tokenizer = set_pipeline(backend)
+        # settings of a tokenizer.json that may be a stock one's
+        baked_in = "post_processor", "tokenizer_padding", "tokenizer_truncation", "_json_padding", "_json_truncation"
+        kwargs = {name: value for name, value in kwargs.items() if name not in baked_in}
         super().__init__(
             unk_token=unk_token, bos_token=bos_token, eos_token=eos_token, model_max_length=model_max_length, **kwargs
         )
@@ -324,18 +187,18 @@ class HFCLIPTokenizer(TokenizersBackend):
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
-        """Return the named special tokens to save: without "!", which stock classes would cut out of texts."""
+        """The named special tokens to save, without "!", which stock classes would cut out of texts."""
         tokens = super().special_tokens_map
         if tokens.get("pad_token") == PAD_TOKEN and PAD_TOKEN not in self.added_tokens_encoder:
             del tokens["pad_token"]
         return tokens
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write vocab.json and merges.txt, an older form that holds no added tokens."""
+        """Write vocab.json and merges.txt, an older format without added tokens."""
         return tuple(self._tokenizer.model.save(str(save_directory), filename_prefix))
 
     def save_chat_templates(self, save_directory, tokenizer_config, *args, **kwargs) -> tuple[dict, list[str]]:
-        """Take "!" out of the settings that are about to be saved, as in `special_tokens_map`."""
+        """Remove "!" from the settings to be saved, as `special_tokens_map` does."""
         if self.pad_token is not None and "pad_token" not in self.special_tokens_map:
             tokenizer_config = {name: value for name, value in tokenizer_config.items() if name != "pad_token"}
         return super().save_chat_templates(save_directory, tokenizer_config, *args, **kwargs)
@@ -348,7 +211,7 @@ class HFCLIPTokenizer(TokenizersBackend):
         return HFCLIPBatchEncoding(super().pad(encoded_inputs, *args, **kwargs).data)
 
     def __getstate__(self) -> dict:
-        """Leave out what use has changed: `datasets` identifies a tokenizer by its pickled state."""
+        """Return the state without what use changes: `datasets` identifies a tokenizer by its pickled state."""
         return self.__dict__ | {"cache": {}, "deprecation_warnings": {}}
 
     def __setstate__(self, state: dict) -> None:
@@ -364,114 +227,25 @@ class HFCLIPTokenizer(TokenizersBackend):
             ("chunks", True): ChunkIds(self._tokenizer.model, WORDS, {}),
         }
 
-    def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
-        added = super()._add_tokens(new_tokens, special_tokens=special_tokens)
-        for split_special_tokens in (False, True):
-            self.cache.pop(("added tokens", split_special_tokens), None)
-        return added
+    def _tokens_to_find(self) -> list[AddedToken]:
+        """List the user's added tokens, by id. The word pattern finds BOS and EOS, and "!" as padding stays text."""
+        base_size = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        in_base = {BOS_TOKEN, EOS_TOKEN, self.pad_token}
+        added = sorted(self._tokenizer.get_added_tokens_decoder().items())
+        return [token for token_id, token in added if token_id >= base_size or token.content not in in_base]
 
-    def _find_added_tokens(self, split_special_tokens: bool) -> tuple[AddedTokens, AddedTokens]:
-        """Return the added tokens to look for in a text as it is given, and in the cleaned text."""
-        key = "added tokens", split_special_tokens
-        found = self.cache.get(key)
-        if found is None:
-            base_size = self._tokenizer.get_vocab_size(with_added_tokens=False)
-            tokens = {
-                token_id: token
-                for token_id, token in self.added_tokens_decoder.items()
-                if token.content not in (BOS_TOKEN, EOS_TOKEN)  # the pattern finds those
-                and not (token.content == self.pad_token and token_id < base_size)
-                and not (token.special and split_special_tokens)
-            }
-            found = self.cache[key] = (
-                AddedTokens({token_id: token for token_id, token in tokens.items() if not token.normalized}),
-                AddedTokens({token_id: token for token_id, token in tokens.items() if token.normalized}),
-            )
-        return found
+    def _exact_backend(self, split_special_tokens: bool) -> Tokenizer:
+        """Build a backend that cleans and splits in Python, for one call.
 
-    def _pieces(self, text: str, split_special_tokens: bool) -> Pieces:
-        """Cut `text` into words and whole tokens, in the text itself where cleaning leaves its words in place."""
-        in_text, in_cleaned = self._find_added_tokens(split_special_tokens)
+        Threads share `_tokenizer`, whereas transformers sets padding and truncation on the backend that it calls.
+        """
         chunk_ids = self.cache["chunks", split_special_tokens]
-
-        def spans(view: str) -> Iterator[tuple[int, int, int | None]]:
-            start = 0
-            for stretch, token_id in in_cleaned.cut(view):
-                if token_id is not None:
-                    yield start, start + len(stretch), token_id
-                else:
-                    for word in chunk_ids.words.finditer(stretch):
-                        yield start + word.start(), start + word.end(), chunk_ids.special_ids.get(word.group())
-                start += len(stretch)
-
-        def words(view: str, spans: list[tuple[int, int, int | None]]) -> list[str | int]:
-            return [view[start:end] if token_id is None else token_id for start, end, token_id in spans]
-
-        found: list[tuple[int, int, int | None]] = []
-        view, aligned = "", True
-        for stretch, token_id in in_text.cut(text):
-            stretch_spans: list[tuple[int, int, int | None]] = [(0, len(stretch), token_id)]
-            if token_id is None:
-                lowered, cleaned = stretch.lower(), clean(stretch)
-                stretch_spans, cleaned_spans = list(spans(lowered)), list(spans(cleaned))
-                if len(lowered) == len(stretch) and words(lowered, stretch_spans) == words(cleaned, cleaned_spans):
-                    stretch = lowered
-                else:
-                    stretch, stretch_spans, aligned = cleaned, cleaned_spans, False
-            found += [(len(view) + start, len(view) + end, token_id) for start, end, token_id in stretch_spans]
-            view += stretch
-        return Pieces(view, found, aligned)
-
-    def _pack_texts(self, texts: Sequence[str], split_special_tokens: bool) -> list[bytes]:
-        """Return the packed ids of each text, without special tokens around them."""
-        ids_of = self.cache["chunks", split_special_tokens].__getitem__
-        if not any(tokens.ids for tokens in self._find_added_tokens(split_special_tokens)):
-            return [b"".join(map(ids_of, clean_chunks(text))) for text in texts]
-        rows = []
-        for text in texts:
-            view, spans, _ = self._pieces(text, split_special_tokens)
-            rows.append(
-                b"".join(ids_of(view[s:e]) if token_id is None else pack([token_id]) for s, e, token_id in spans)
-            )
-        return rows
-
-    def _special_ids_around(self, add_special_tokens: bool) -> tuple[bytes, bytes]:
-        encoding = self._tokenizer.post_process(ONE_TOKEN, None, add_special_tokens)
-        place = encoding.special_tokens_mask.index(0)
-        return pack(encoding.ids[:place]), pack(encoding.ids[place + 1 :])
-
-    def _encoding(self, text: str | Sequence[str], split_special_tokens: bool, type_id: int) -> Encoding:
-        """One sequence with nothing around it, from a text or from words, each of which is cleaned by itself."""
-        if not isinstance(text, str):
-            words = [self._encode_string(word, split_special_tokens, type_id, i) for i, word in enumerate(text)]
-            return Encoding.merge(words, growing_offsets=False)
-        return self._encode_string(text, split_special_tokens, type_id)
-
-    def _encode_string(
-        self, text: str, split_special_tokens: bool, type_id: int, word_index: int | None = None
-    ) -> Encoding:
-        view, spans, aligned = self._pieces(text, split_special_tokens)
-        token_ids = iter([token_id for _, _, token_id in spans])
-        characters = iter(view)
-
-        def tokenize(word: str) -> list[Token]:
-            token_id = next(token_ids)
-            if token_id is not None:
-                tokens = [Token(token_id, self._tokenizer.id_to_token(token_id) or "", (0, len(word.encode("utf-8"))))]
-            else:
-                tokens = self._tokenizer.model.tokenize(word if aligned else byte_symbols(word))
-            return tokens if aligned else [Token(token.id, token.value, (0, 0)) for token in tokens]
-
-        string = PreTokenizedString(text if aligned else "")
-        if aligned:
-            string.normalize(lambda normalized: normalized.map(lambda _: next(characters)))
-        else:
-            string.normalize(lambda normalized: normalized.append(view))
-        string.split(lambda _, normalized: [normalized[start:end] for start, end, _ in spans])
-        if aligned:
-            BYTE_LEVEL.pre_tokenize(string)
-        string.tokenize(tokenize)
-        return string.to_encoding(type_id, word_index)
+        backend = Tokenizer(self._tokenizer.model)  # shares the vocabulary
+        backend.normalizer = normalizers.Normalizer.custom(CleaningNormalizer())
+        backend.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(WordTokenizer(chunk_ids))
+        backend.post_processor = self._tokenizer.post_processor
+        backend.add_tokens(self._tokens_to_find())
+        return backend
 
     def _get_padding_truncation_strategies(self, padding=False, truncation=None, max_length=None, **kwargs):
         padding, strategy, max_length, kwargs = super()._get_padding_truncation_strategies(
@@ -489,29 +263,19 @@ class HFCLIPTokenizer(TokenizersBackend):
         padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
         truncation_strategy: TruncationStrategy | None = None,
         max_length: int | None = None,
-        stride: int = 0,
         is_split_into_words: bool = False,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
         return_tensors: str | TensorType | None = None,
-        return_token_type_ids: bool | None = None,
-        return_attention_mask: bool | None = None,
-        return_overflowing_tokens: bool = False,
-        return_special_tokens_mask: bool = False,
-        return_offsets_mapping: bool = False,
-        return_length: bool = False,
         verbose: bool = True,
         split_special_tokens: bool | None = None,
         **kwargs,
     ) -> BatchEncoding:
-        """Do what `__call__`, `encode` and `tokenize` come to, with their arguments."""
+        """Encode the texts of `__call__`, `encode` and `tokenize`, which pass their arguments on."""
         samples, batched = _samples(text, text_pair, is_split_into_words)
-        paired = any(pair is not None for _, pair in samples)
         tensor_type = None if return_tensors is None else TensorType(return_tensors)
         if tensor_type and padding_strategy == PaddingStrategy.DO_NOT_PAD and self.pad_token is not None:
             padding_strategy = PaddingStrategy.LONGEST
         fixed_width = padding_strategy == PaddingStrategy.MAX_LENGTH
-        limit = max_length if fixed_width else self.model_max_length
+        limit = int((max_length if fixed_width else self.model_max_length) or 0)
         if truncation_strategy not in (None, TruncationStrategy.DO_NOT_TRUNCATE):
             too_long = TooLong.CUT
         elif truncation_strategy is None and tensor_type and limit < LARGE_INTEGER:
@@ -520,168 +284,140 @@ class HFCLIPTokenizer(TokenizersBackend):
         else:
             too_long = TooLong.REFUSE if tensor_type and fixed_width else TooLong.KEEP_AND_WARN
             truncation_strategy = TruncationStrategy.DO_NOT_TRUNCATE
-        columns = {
-            "input_ids": True,
-            "token_type_ids": return_token_type_ids,
-            "attention_mask": return_attention_mask,
-            "special_tokens_mask": return_special_tokens_mask,
-            "offset_mapping": return_offsets_mapping,
-            "length": return_length,
-        }
-        request = Request(
-            columns={name for name, on in columns.items() if (name in self.model_input_names if on is None else on)},
-            tensor_type=tensor_type,
-            add_special_tokens=add_special_tokens,
-            split_special_tokens=self.split_special_tokens if split_special_tokens is None else split_special_tokens,
-            overflowing=return_overflowing_tokens,
-            too_long=too_long,
-            limit=int(limit or 0),
-            truncation=truncation_strategy,
-            truncation_side=self.truncation_side,
-            stride=stride,
-            max_length=max_length,
-            padding=padding_strategy,
-            padding_side=self.padding_side if padding_side is None else padding_side,
-            pad_to_multiple_of=pad_to_multiple_of,
-            verbose=verbose,
-        )
-        special = self.num_special_tokens_to_add(pair=paired) if add_special_tokens else 0
-        if request.most_tokens is not None and request.most_tokens < special:
-            raise ValueError(f"max_length={request.most_tokens} has no room for {special} special tokens")
+        special = add_special_tokens * self.num_special_tokens_to_add(any(pair is not None for _, pair in samples))
+        if truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE and max_length < special:
+            raise ValueError(f"max_length={max_length} has no room for {special} special tokens")
 
-        if paired or is_split_into_words or request.overflowing or request.columns - {"input_ids", "attention_mask"}:
-            batch = self._encode_samples(samples, request)
+        def check(lengths: Sequence[int]) -> None:
+            self._check_lengths([text for text, _ in samples], lengths, limit, too_long, verbose)
+
+        options = kwargs | {
+            "add_special_tokens": add_special_tokens,
+            "padding_strategy": padding_strategy,
+            "truncation_strategy": truncation_strategy,
+            "max_length": max_length,
+            "is_split_into_words": is_split_into_words,
+            "return_tensors": tensor_type,
+            "split_special_tokens": self.split_special_tokens if split_special_tokens is None else split_special_tokens,
+        }
+        if samples and self._needs_encodings(samples, options):
+            batch = self._encode_with_backend(samples, options, None if too_long == TooLong.CUT else check)
         else:
-            batch = self._encode_texts([text for text, _ in samples], request)
-        if not batched and tensor_type is None and not request.overflowing:
+            batch = self._encode_texts([text for text, _ in samples], options, check)
+        if not batched and tensor_type is None and not kwargs.get("return_overflowing_tokens"):
             data = {name: rows[0] if isinstance(rows[0], list) else rows for name, rows in batch.items()}
             batch = HFCLIPBatchEncoding(data, batch.encodings, n_sequences=batch.n_sequences)
         return batch
 
-    def _encode_texts(self, texts: list[str], request: Request) -> BatchEncoding:
-        """Single texts to ids and masks, without an `Encoding` per text unless one is looked at."""
-        rows = self._pack_texts(texts, request.split_special_tokens)
-        start, end = self._special_ids_around(request.add_special_tokens)
+    def _needs_encodings(self, samples: list[tuple], options: dict[str, Any]) -> bool:
+        """Return True for pairs, words, added tokens, and columns that packed ids do not hold."""
+        return (
+            any(self._returns(column, options) for column in ENCODING_COLUMNS)
+            or options["is_split_into_words"]
+            or any(pair is not None for _, pair in samples)
+            or any(token.content not in (BOS_TOKEN, EOS_TOKEN) for token in self._tokens_to_find())
+        )
+
+    def _returns(self, column: str, options: dict[str, Any]) -> bool:
+        asked = options.get(f"return_{column}")
+        return column in self.model_input_names if asked is None else asked
+
+    def _encode_with_backend(
+        self, samples: list[tuple], options: dict[str, Any], check: Callable[[Sequence[int]], None] | None = None
+    ) -> HFCLIPBatchEncoding:
+        """Encode (text, pair or None) as transformers does, with the original's cleaning and splitting."""
+        if options.get("return_offsets_mapping"):
+            _check_offsets(samples)
+
+        def prepare(text: str | Sequence[str]) -> str | list[str]:
+            return encodable(text) if isinstance(text, str) else [encodable(word) for word in text]
+
+        texts = [prepare(text) if pair is None else (prepare(text), prepare(pair)) for text, pair in samples]
+
+        def encode(**changes) -> BatchEncoding:
+            twin = object.__new__(type(self))
+            twin.__dict__ = self.__dict__ | {"_tokenizer": self._exact_backend(options["split_special_tokens"])}
+            return super(HFCLIPTokenizer, twin)._encode_plus(texts, **(options | {"verbose": False} | changes))
+
+        if check is not None:
+            # uncut rows tell how long the texts are; where they are too long for a tensor, lists still hold them
+            uncut = {"truncation_strategy": TruncationStrategy.DO_NOT_TRUNCATE, "return_tensors": None}
+            batch = encode(**uncut)
+            check([sum(encoding.attention_mask) for encoding in batch.encodings])
+        if check is None or options | uncut != options:
+            batch = encode()
+        return HFCLIPBatchEncoding(batch.data, batch.encodings, n_sequences=batch.n_sequences)
+
+    def _encode_texts(
+        self, texts: list[str], options: dict[str, Any], check: Callable[[Sequence[int]], None]
+    ) -> HFCLIPBatchEncoding:
+        """Encode single texts to packed ids and masks, without an `Encoding` for each unless one is looked at."""
+        ids_of = self.cache["chunks", options["split_special_tokens"]].__getitem__
+        rows = [b"".join(map(ids_of, clean_chunks(text))) for text in texts]
+        start, end = self._special_ids_around(options["add_special_tokens"])
         around = len(start) + len(end)
         lengths = (np.fromiter(map(len, rows), np.int64, len(rows)) + around) // ID_BYTES
-        self._check_lengths(texts, lengths, request)
-        if request.most_tokens is not None and lengths.max(initial=0) > request.most_tokens:
-            room = request.most_tokens * ID_BYTES - around
-            if request.truncation_side == "right":
-                rows = [row[:room] for row in rows]
-            else:
-                rows = [row[max(0, len(row) - room) :] for row in rows]
-            lengths = np.minimum(lengths, request.most_tokens)
+        check(lengths)
+        cuts = options["truncation_strategy"] != TruncationStrategy.DO_NOT_TRUNCATE
+        if cuts and lengths.max(initial=0) > options["max_length"]:
+            room = options["max_length"] * ID_BYTES - around
+            from_right = self.truncation_side == "right"
+            rows = [row[:room] if from_right else row[max(0, len(row) - room) :] for row in rows]
+            lengths = np.minimum(lengths, options["max_length"])
 
-        width = request.width(int(lengths.max(initial=around // ID_BYTES)))
+        width = _width(int(lengths.max(initial=around // ID_BYTES)), options)
         padding = pack([self.pad_token_id] * width)
-        pad_right = request.padding_side == "right"
+        pad_right = (options.get("padding_side") or self.padding_side) == "right"
         if pad_right:
             rows = [b"".join((start, row, end, padding[len(row) + around :])) for row in rows]
         else:
             rows = [b"".join((padding[len(row) + around :], start, row, end)) for row in rows]
 
-        data = {}
-        if width and request.tensor_type in (TensorType.PYTORCH, TensorType.NUMPY):
-            as_tensor = torch.from_numpy if request.tensor_type == TensorType.PYTORCH else np.asarray
+        data, tensor_type = {}, options["return_tensors"]
+        returns_mask = self._returns("attention_mask", options)
+        if width and tensor_type in (TensorType.PYTORCH, TensorType.NUMPY):
+            as_tensor = torch.from_numpy if tensor_type == TensorType.PYTORCH else np.asarray
             data["input_ids"] = as_tensor(np.frombuffer(bytearray().join(rows), np.int64).reshape(len(rows), width))
-            if "attention_mask" in request.columns:
+            if returns_mask:
                 places = np.arange(width) if pad_right else np.arange(width)[::-1]
                 data["attention_mask"] = as_tensor((places < lengths[:, None]).astype(np.int64))
         else:
             data["input_ids"] = [unpack(row) for row in rows]
-            if "attention_mask" in request.columns:
+            if returns_mask:
                 masks = ([1] * n + [0] * (width - n) for n in lengths.tolist())
                 data["attention_mask"] = [mask if pad_right else mask[::-1] for mask in masks]
 
-        def encode(text: str) -> Encoding:
-            encodings, _ = self._cut_encodings([(text, None)], request)
-            return self._pad_encodings(encodings, width, request.padding_side)[0]
+        def encodings() -> list[Encoding]:
+            return self._encode_with_backend(
+                [(text, None) for text in texts], options | {"return_tensors": None}
+            ).encodings
 
-        return HFCLIPBatchEncoding(data, LazyEncodings(texts, encode), request.tensor_type, n_sequences=1)
+        return HFCLIPBatchEncoding(data, LazyEncodings(len(texts), encodings), tensor_type, n_sequences=1)
 
-    def _encode_samples(self, samples: list[tuple], request: Request) -> BatchEncoding:
-        """Texts, pairs or words to whatever an `Encoding` has."""
-        if "offset_mapping" in request.columns:
-            self._check_offsets(samples, request.split_special_tokens)
-        encodings, lengths = self._cut_encodings(samples, request)
-        self._check_lengths([text for text, _ in samples], np.array(lengths), request)
-        width = request.width(max(map(len, encodings), default=0))
-        encodings = self._pad_encodings(encodings, width, request.padding_side)
-        parts = [(encoding, *encoding.overflowing) if request.overflowing else (encoding,) for encoding in encodings]
-        encodings = [encoding for sample in parts for encoding in sample]
-        data = {
-            name: [getattr(encoding, attribute) for encoding in encodings]
-            for name, attribute in ENCODING_ATTRIBUTES.items()
-            if name in request.columns
-        }
-        if "length" in request.columns:
-            data["length"] = [len(encoding) for encoding in encodings]
-        if request.overflowing:
-            data["overflow_to_sample_mapping"] = [number for number, sample in enumerate(parts) for _ in sample]
-        return HFCLIPBatchEncoding(data, encodings, request.tensor_type)
+    def _special_ids_around(self, add_special_tokens: bool) -> tuple[bytes, bytes]:
+        encoding = self._tokenizer.post_process(ONE_TOKEN, None, add_special_tokens)
+        place = encoding.special_tokens_mask.index(0)
+        return pack(encoding.ids[:place]), pack(encoding.ids[place + 1 :])
 
-    def _cut_encodings(self, samples: list[tuple], request: Request) -> tuple[list[Encoding], list[int]]:
-        """Samples (text, pair or None) cut and with special tokens, not padded; and their lengths before the cut."""
-        # threads share `_tokenizer`, so what one call cuts to is set on a backend of its own
-        cutter = Tokenizer(BPE())
-        cutter.post_processor = self._tokenizer.post_processor
-        if request.most_tokens is not None:
-            cutter.enable_truncation(
-                request.most_tokens,
-                stride=request.stride,
-                strategy=request.truncation.value,
-                direction=request.truncation_side,
-            )
-        encodings, lengths = [], []
-        for text, pair in samples:
-            first = self._encoding(text, request.split_special_tokens, 0)
-            second = None if pair is None else self._encoding(pair, request.split_special_tokens, 1)
-            special = self.num_special_tokens_to_add(pair=pair is not None) if request.add_special_tokens else 0
-            lengths.append(len(first) + len(second or ()) + special)
-            encodings.append(cutter.post_process(first, second, request.add_special_tokens))
-        return encodings, lengths
-
-    def _pad_encodings(self, encodings: list[Encoding], width: int, side: str) -> list[Encoding]:
-        if width:
-            for encoding in encodings:
-                encoding.pad(
-                    width,
-                    direction=side,
-                    pad_id=self.pad_token_id,
-                    pad_type_id=self.pad_token_type_id,
-                    pad_token=self.pad_token,
-                )
-        return encodings
-
-    def _check_lengths(self, texts: list, lengths: np.ndarray, request: Request) -> None:
-        too_long = np.flatnonzero(lengths > request.limit)
-        if request.too_long == TooLong.CUT or not len(too_long):
+    def _check_lengths(self, texts: list, lengths: Sequence[int], limit: int, too_long: TooLong, verbose: bool) -> None:
+        """Refuse texts with more than `limit` tokens, or warn of them; the message names the first."""
+        places = np.flatnonzero(np.asarray(lengths) > limit)
+        if too_long == TooLong.CUT or not len(places):
             return
-        first = int(too_long[0])
+        first = int(places[0])
         message = f"text {first} of {len(texts)} ({_shorten(texts[first])}) has {lengths[first]} tokens"
-        if len(too_long) > 1:
-            message += f" (and {len(too_long) - 1} more are too long)"
-        if request.too_long == TooLong.REFUSE:
-            advice = f"over max_length={request.limit}: pass truncation=True to cut it"
-            raise TextTooLongError(message, advice, first, int(lengths[first]), request.limit)
-        if not request.verbose:
+        if len(places) > 1:
+            message += f" (and {len(places) - 1} more are too long)"
+        if too_long == TooLong.REFUSE:
+            advice = f"over max_length={limit}: pass truncation=True to cut it"
+            raise TextTooLongError(message, advice, first, int(lengths[first]), limit)
+        if not verbose:
             return
-        if request.too_long == TooLong.CUT_AND_WARN:
-            logger.warning(f"{message} and was cut to {request.limit}: pass truncation=True if that is meant")
+        if too_long == TooLong.CUT_AND_WARN:
+            logger.warning(f"{message} and was cut to {limit}: pass truncation=True if that is meant")
         elif not self.deprecation_warnings.get(WARNED_OF_LENGTH):
             self.deprecation_warnings[WARNED_OF_LENGTH] = True
-            logger.warning(f"{message}, over the {request.limit} that the model takes: pass truncation=True to cut it")
-
-    def _check_offsets(self, samples: list[tuple], split_special_tokens: bool) -> None:
-        for sample in samples:
-            for text in sample:
-                for string in [text] if isinstance(text, str) else text or ():
-                    if not self._pieces(string, split_special_tokens).aligned:
-                        raise OffsetsUnavailableError(
-                            f"cleaning changes {_shorten(string)} to {_shorten(clean(string))}, so its tokens have no "
-                            "offsets in the text given: clean it first, or leave return_offsets_mapping out"
-                        )
+            logger.warning(f"{message}, over the {limit} that the model takes: pass truncation=True to cut it")
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join tokens to text as the original's `decode`; a space follows an added token, which has no `</w>`."""
@@ -724,30 +460,23 @@ class HFCLIPTokenizer(TokenizersBackend):
         return [token_id for token_id in token_ids[start:end] if token_id not in special]
 
 
-def _model(vocab: str | dict[str, int], merges: str | list[tuple[str, str]] | None, unk_token: str | None) -> BPE:
-    try:
-        if isinstance(vocab, str):
-            vocab, merges = BPE.read_file(vocab, str(merges))
-        return BPE(
-            vocab, merges or [], unk_token=unk_token, continuing_subword_prefix="", end_of_word_suffix=END_OF_WORD
-        )
-    except Exception as error:  # the class that `tokenizers` raises
-        raise ValueError(f"`vocab` and `merges` make no byte-pair vocabulary: {error}") from error
+def _width(longest: int, options: dict[str, Any]) -> int:
+    """Return the length that rows are padded to, given the longest; 0 for no padding."""
+    if options["padding_strategy"] == PaddingStrategy.DO_NOT_PAD:
+        return 0
+    width = longest if options["padding_strategy"] == PaddingStrategy.LONGEST else options["max_length"]
+    multiple = options.get("pad_to_multiple_of") or 1
+    return -(-(width or 0) // multiple) * multiple
 
 
-def _set_pipeline(backend: Tokenizer) -> Tokenizer:
-    """Give `backend` the nearest to CLIP's pipeline that `tokenizers` can run by itself, and save."""
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
-    )
-    words = Regex(f"{SPECIAL}|(?i:{CONTRACTIONS})|{RUNS}")
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(words, behavior="removed", invert=True), BYTE_LEVEL]
-    )
-    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(END_OF_WORD, " ")])
-    backend.no_padding()
-    backend.no_truncation()
-    return backend
+def _check_offsets(samples: list[tuple]) -> None:
+    texts = (text for sample in samples for text in sample if text is not None)
+    for string in (string for text in texts for string in ([text] if isinstance(text, str) else text)):
+        if not keeps_places(string):
+            raise OffsetsUnavailableError(
+                f"cleaning changes {_shorten(string)} to {_shorten(clean(string))}, so its tokens have no offsets in "
+                "the text given: clean it first, or leave return_offsets_mapping out"
+            )
 
 
 def _shorten(value: Any, most: int = 80) -> str:
