@@ -25,7 +25,6 @@ TO_RENAME = {
     "Layout": "cli/embed",
     "MAX_NAMED": "scale",
     "RECALL_AT": "evaluation",
-    "Request": "cli/parts",
     "T": "embedding",
     "TOLERANCE": "evaluation",
     "accuracy": "evaluation",
