@@ -1,11 +1,13 @@
 """Readers and a writer of the file formats in which CLIP weights are passed on, all under the original's keys."""
 
 import logging
+import mmap
 import os
 import pickle
 import re
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from ..utils.files import is_web_page, replacing
 from ..utils.text import listing
+from .archives import Budget, check_members
 from .contents import find_clip
 from .errors import CheckpointError
 from .torchscript import read_archive
@@ -22,7 +25,9 @@ logger = logging.getLogger(__name__)
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(path: str | os.PathLike, prefix: str | None = None) -> dict[str, torch.Tensor]:
+def read_checkpoint(
+    path: str | os.PathLike, prefix: str | None = None, verified: bool = False
+) -> dict[str, torch.Tensor]:
     """Read a checkpoint's tensors under the original's keys, on the CPU, in the dtypes they were saved in.
 
     Reads TorchScript archives as published, state dicts of `torch.save` and safetensors, told apart by their content.
@@ -32,6 +37,7 @@ def read_checkpoint(path: str | os.PathLike, prefix: str | None = None) -> dict[
     Args:
         path: The file.
         prefix: The prefix of the keys to read where a file holds several CLIPs, such as `ema.`.
+        verified: The file's SHA-256 is known to be right, so that its checksums need not be computed.
 
     Raises:
         CheckpointError: The file is damaged, no checkpoint, or another kind of model, which is named.
@@ -44,7 +50,7 @@ def read_checkpoint(path: str | os.PathLike, prefix: str | None = None) -> dict[
         raise CheckpointError(f"{path} is a directory: pass a checkpoint file, or load the model by from_pretrained")
     if not path.is_file():
         raise CheckpointError(f"{path} is not a regular file: pass a checkpoint file")
-    read = _reader(path)
+    read = _reader(path, verified)
     try:
         tensors = read(path)
     except (CheckpointError, OSError):
@@ -54,7 +60,8 @@ def read_checkpoint(path: str | os.PathLike, prefix: str | None = None) -> dict[
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {reason}): fetch it again") from error
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors: expected a state dict")
-    clip, ignored = find_clip(path, _plain(path, tensors), prefix)
+    Budget(path).check_size(sum(tensor.nbytes for tensor in _plain(path, tensors).values()))
+    clip, ignored = find_clip(path, tensors, prefix)
     if ignored:
         logger.warning("%s: ignored beside the CLIP: %s", path, listing(ignored))
     return clip
@@ -70,15 +77,15 @@ def _plain(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return tensors
 
 
-def _reader(path: Path) -> Callable[[Path], dict[str, torch.Tensor]]:
+def _reader(path: Path, verified: bool) -> Callable[[Path], dict[str, torch.Tensor]]:
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
         raise CheckpointError(f"{path} is empty: fetch it again")
     if head.startswith(b"PK"):
-        return _read_zip
+        return partial(_read_zip, verified=verified)
     if head.startswith(b"\x80"):
-        return _read_torch_save
+        return _read_legacy
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27:
         return load_file
     if is_web_page(head):
@@ -88,18 +95,21 @@ def _reader(path: Path) -> Callable[[Path], dict[str, torch.Tensor]]:
     raise CheckpointError(f"{path} is neither a TorchScript archive, nor a file of torch.save, nor safetensors")
 
 
-def _read_zip(path: Path) -> dict[str, torch.Tensor]:
+def _read_zip(path: Path, verified: bool) -> dict[str, torch.Tensor]:
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path} is cut short or damaged ({error}): fetch it again") from error
-    with archive:
+    with archive, path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # tensors keep it open
+        check_members(path, archive, mapped, checksums=not verified)
         names = set(archive.namelist())
         roots = [name.removesuffix("/data.pkl") for name in names if re.fullmatch("[^/]+/data.pkl", name)]
         if len(roots) != 1:
             raise CheckpointError(f"{path} is a zip archive without a checkpoint in it (no data.pkl)")
         if f"{roots[0]}/constants.pkl" in names:
-            return read_archive(path, archive, roots[0])
+            return read_archive(path, archive, mapped, roots[0])
+        _check_pickle(path, archive.read(f"{roots[0]}/data.pkl"))
         stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
     return _read_torch_save(path, mapped=stored)
 
@@ -118,17 +128,31 @@ def _read_torch_save(path: Path, mapped: bool = False) -> dict[str, torch.Tensor
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a state dict")
-    return _tensors(content)
+    return _tensors(content, Budget(path))
 
 
-def _tensors(content: dict, prefix: str = "") -> dict[str, torch.Tensor]:
+def _read_legacy(path: Path) -> dict[str, torch.Tensor]:
+    """Read the one pickle, without a zip archive around it, that torch.save wrote before PyTorch 1.6."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        _check_pickle(path, mapped)
+    return _read_torch_save(path)
+
+
+def _check_pickle(path: Path, content: bytes | mmap.mmap) -> None:
+    # torch.load lets a pickle call bytearray(n), which fills n bytes
+    if content.find(b"cbuiltins\nbytearray\n") >= 0:
+        raise CheckpointError(f"{path} holds a bytearray, which no state dict needs: save the weights alone")
+
+
+def _tensors(content: dict, budget: Budget, prefix: str = "") -> dict[str, torch.Tensor]:
     """Flatten nested dicts; each tensor's key is the dotted path to it."""
     tensors = {}
     for name, value in content.items():
+        budget.visit(f"{prefix}{name}" if isinstance(name, str) else prefix)
         if isinstance(name, str) and isinstance(value, torch.Tensor):
             tensors[f"{prefix}{name}"] = value.detach()
         elif isinstance(name, str) and isinstance(value, dict):
-            tensors |= _tensors(value, f"{prefix}{name}.")
+            tensors |= _tensors(value, budget, f"{prefix}{name}.")
     return tensors
 
 

@@ -23,6 +23,7 @@ ROOTS = (
     "vocab_size",
 )
 TEXT_KEY = re.compile(r"((?:.+\.)?)token_embedding\.weight")
+IMAGE_KEY = re.compile(r"((?:.+\.)?)visual\.")
 
 
 def _any(pattern: str) -> Callable[[Set[str]], bool]:
@@ -84,7 +85,8 @@ def find_clip(path: Path, tensors: dict[str, Tensor], prefix: str | None = None)
     Raises:
         CheckpointError: There are several and `prefix` chooses none, or the tensors are of another kind of model.
     """
-    found = [match[1] for key in tensors if (match := TEXT_KEY.fullmatch(key)) and _has_image_tower(tensors, match[1])]
+    image_towers = {match[1] for key in tensors if (match := IMAGE_KEY.match(key))}
+    found = [match[1] for key in tensors if (match := TEXT_KEY.fullmatch(key)) and match[1] in image_towers]
     if prefix is not None and prefix not in found:
         known = f"; those with one are {listing(sorted(map(repr, found)))}" if found else ""
         raise CheckpointError(f"{path} has no CLIP under the prefix {prefix!r}{known}")
@@ -99,10 +101,6 @@ def find_clip(path: Path, tensors: dict[str, Tensor], prefix: str | None = None)
     own = re.compile(rf"{re.escape(chosen)}((?:{'|'.join(ROOTS)})(?:\..*)?)")
     clip = {match[1]: tensor for key, tensor in tensors.items() if (match := own.fullmatch(key))}
     return clip, [key for key in tensors if not own.fullmatch(key)]
-
-
-def _has_image_tower(tensors: dict[str, Tensor], prefix: str) -> bool:
-    return any(key.startswith(f"{prefix}visual.") for key in tensors)
 
 
 __all__ = ["find_clip"]

@@ -11,6 +11,7 @@ from ..utils.files import file_sha256
 from .checkpoints import read_checkpoint
 from .download import resolve_checkpoint
 from .published import CHECKPOINTS, published
+from .torchscript import is_archive
 from .variants import Variant, choose_variant, recorded_variant
 
 
@@ -54,9 +55,11 @@ def read_original(
         DownloadError: The download failed.
     """
     path = resolve_checkpoint(source, cache_dir)
-    state_dict = read_checkpoint(path, prefix)
+    # only a TorchScript archive can be one of the nine: the digest of any other file need not be computed
+    known = source in CHECKPOINTS or (is_archive(path) and published(file_sha256(path)) is not None)
+    state_dict = read_checkpoint(path, prefix, verified=known)
     variant = choose_variant(recorded_variant(path), like, activation, vision_heads, text_heads)
-    if source not in CHECKPOINTS and published(file_sha256(path)) is None:
+    if not known:
         report(assumption(path, variant))
     return Original(path, state_dict, variant)
 

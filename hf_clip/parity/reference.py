@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from ..openai.infer_config import VOCAB_SIZE, infer_config
 from ..openai.key_mapping import BOOKKEEPING
 from ..openai.original import read_original
 from ..openai.published import published
+from ..openai.torchscript import is_archive
 from ..utils.files import file_sha256
 
 PARITY = Path(__file__).parent / "data"
@@ -171,14 +171,6 @@ def model_inputs(image_size: int, context_length: int, vocab_size: int) -> tuple
 
 
 # --- the graph --------------------------------------------------------------------------------------------------------
-
-
-def is_archive(path: Path) -> bool:
-    """Return True if the file is TorchScript, with code in it."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def graph_outputs(path: Path, config: HFCLIPConfig) -> dict[str, Tensor]:

@@ -362,7 +362,7 @@ HOSTILE_ARCHIVES = {
     "view past the end": (storage(4, offset=1, size=4), "is damaged"),
     "view before the start": (storage(4, offset=-1), "is damaged"),
     "negative stride": (storage(4, offset=3, size=2, stride=-1), "is damaged"),
-    "cycle": (b"(X\x01\x00\x00\x00mh\x01u", "is damaged"),
+    "cycle": (b"(X\x01\x00\x00\x00mh\x01u", "nests them over 32 levels deep"),
     "huge memo": (b"r" + struct.pack("<I", 10_000_000), "memo index out of range"),
     "other callable": (b"(X\x01\x00\x00\x00wctorch\nload\nu", r"asks for torch\.load"),
 }

@@ -298,7 +298,7 @@ def test_changes_since(verified, tmp_path):
 BAD_USE = {
     "has no parity.json that names its original: pass --original": lambda folder: (folder / "parity.json").unlink(),
     "was not written by this version of verify": lambda folder: (folder / "parity.json").write_text('{"format": 0}'),
-    "parity.json does not tell the original": lambda folder: (folder / "parity.json").write_text(
+    "parity.json does not record the original": lambda folder: (folder / "parity.json").write_text(
         '{"format": 1, "original": {}, "checks": [], "files": {}}'
     ),
     "is no converted folder: it has no config.json": lambda folder: (folder / "config.json").unlink(),
@@ -393,7 +393,7 @@ def test_recorded_pixels_are_the_original_s():
 
 
 def _pixels(path: Path, size: int) -> torch.Tensor:
-    with reference.open_image(path) as image:
+    with reference.open_fixed_image(path) as image:
         return _transform(size)(image)
 
 
