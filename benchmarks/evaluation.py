@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hf_clip.evaluation import metrics, probe
+from hf_clip.evaluation import probe
+from hf_clip.metrics import classification, outcomes
+from hf_clip.metrics import retrieval as recall
 from hf_clip.model.modeling_hf_clip_base import normalize
 
 from .common import Row, peak_mib, rows_of
@@ -37,8 +39,8 @@ def zero_shot(images: int) -> tuple[float, float]:
     start = time.perf_counter()
     classes = normalize(prompts.mean(1))
     parts = zip(embeds.split(256), targets.split(256), strict=True)
-    ranks = torch.cat([metrics.class_ranks(100 * part @ classes.T, target) for part, target in parts])
-    metrics.means(metrics.classification_outcomes(ranks, targets, CLASSES))
+    ranks = torch.cat([classification.class_ranks(100 * part @ classes.T, target) for part, target in parts])
+    outcomes.means(classification.classification_outcomes(ranks, targets, CLASSES))
     middle = time.perf_counter()
     for part in embeds.split(256):
         part @ classes.T
@@ -69,7 +71,7 @@ def cones(images: int, texts: int) -> tuple[torch.Tensor, torch.Tensor]:
 def ranks(images: int, texts: int, independent: bool) -> tuple[float, float, float]:
     """Return the seconds of retrieval and of its matrix products alone, and the MiB that retrieval added."""
     image_embeds, text_embeds = (units(images), units(texts, 1)) if independent else cones(images, texts)
-    owners, blocks = torch.arange(texts) % images, list(metrics._blocks(images, texts))
+    owners, blocks = torch.arange(texts) % images, list(recall._blocks(images, texts))
 
     def products(part: list[tuple[slice, slice]]) -> float:
         start = time.perf_counter()
@@ -80,7 +82,7 @@ def ranks(images: int, texts: int, independent: bool) -> tuple[float, float, flo
     alone = products(blocks[::2])  # half before and half after: a machine changes its clock
     before = peak_mib()
     start = time.perf_counter()
-    metrics.retrieval_metrics(image_embeds, text_embeds, owners)
+    recall.retrieval_metrics(image_embeds, text_embeds, owners)
     seconds = time.perf_counter() - start
     added = peak_mib() - before
     return seconds, alone + products(blocks[1::2]), added
@@ -107,19 +109,18 @@ def sweeps() -> list[Row]:
     rng = np.random.default_rng(0)
     targets = np.arange(PROBED) % 10
     features = rng.normal(size=(10, 64))[targets] + 2 * rng.normal(size=(PROBED, 64))
-    held = probe.split(targets, 0)
+    fitted, held = probe.split(targets, 0)
     seconds = {}
     start = time.perf_counter()
     search = LogisticRegressionCV(
-        Cs=10 ** probe.EXPONENTS, cv=[(np.flatnonzero(~held), np.flatnonzero(held))], max_iter=1000,
-        use_legacy_attributes=False,
+        Cs=10 ** probe.EXPONENTS, cv=[(fitted, held)], max_iter=1000, use_legacy_attributes=False,
     )  # fmt: skip
     search.fit(features, targets)
     seconds["LogisticRegressionCV, 97 values"] = time.perf_counter() - start
     start = time.perf_counter()
-    known, others = (features[~held], targets[~held]), (features[held], targets[held])
-    C = probe.search(lambda value: probe.accuracy(probe.fit_sklearn(*known, value), *others), {})
-    probe.fit_sklearn(features, targets, C)
+    known, others = (features[fitted], targets[fitted]), (features[held], targets[held])
+    C = probe.search(lambda value: probe.fit(*known, value).score(*others), {})
+    probe.fit(features, targets, C)
     seconds["hf_clip probe"] = time.perf_counter() - start
     case = f"search of C, {PROBED:,} images, 10 classes"
     return rows_of("evaluation", case, seconds, PROBED, baseline="LogisticRegressionCV, 97 values")

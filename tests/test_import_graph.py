@@ -10,11 +10,12 @@ PACKAGE = Path(__file__).parents[1] / "hf_clip"
 # from the top to the bottom; a folder imports from folders of a lower level only, and from itself
 LEVELS = [
     {"__main__"},
-    {"cli", "clip_benchmark"},
+    {"cli"},
     {"app"},
-    {"training", "evaluation", "export", "search", "scale", "localization"},
+    {"training", "export", "search", "scale", "localization"},
+    {"evaluation"},
     {"zero_shot", "parity"},
-    {"embedding"},
+    {"embedding", "metrics"},
     {"loading"},
     {"exported", "openai"},
     {"data", "plots"},

@@ -19,30 +19,15 @@ EXEMPT = {"logger"}
 # the package leaves it, and no name enters.
 TO_RENAME = {
     "CHUNK_ROWS": "embedding",
-    "CheckpointError": "training",
     "FORMAT": "zero_shot",
-    "HALF": "training",
     "Layout": "cli/embed",
     "MAX_NAMED": "scale",
-    "RECALL_AT": "evaluation",
     "T": "embedding",
-    "TOLERANCE": "evaluation",
-    "accuracy": "evaluation",
-    "as_rows": "scale",
     "check_output": "embedding",
-    "collect": "cli/evaluate",
-    "compare": "export/measure",
-    "draw": "cli/finetune",
-    "fingerprint": "evaluation, training",
     "finish": "cli/evaluate, cli/parts",
     "load": "cli/common, clip_benchmark",
     "load_text_tower": "cli/common",
-    "main": "clip_benchmark",
-    "model_inputs": "training",
-    "name_of": "cli/evaluate",
     "run": "cli/finetune, scale",
-    "table": "training",
-    "writing": "training",
 }
 
 

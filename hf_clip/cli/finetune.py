@@ -12,10 +12,10 @@ from ..utils.text import say
 from . import common
 from .classify import read_templates
 from .common import STOPPED, CommandError
-from .options import Force, ModelId, Precision, Strict, Trust
+from .options import ADVANCED, Force, ModelId, Precision, Strict, Trust
 
 if TYPE_CHECKING:
-    from ..training.metrics import ZeroShotSet
+    from ..evaluation.tasks import ZeroShotSet
     from ..training.trainer import CLIPTrainer
 
 HELD = "data"  # the name of --eval, where it has labels
@@ -56,22 +56,35 @@ def finetune(
         typer.Option("--templates", "-t", metavar="TEXT|FILE", help="Prompts for labels, with {} for the label."),
     ] = None,
     train: Annotated[Part, typer.Option(help="The part to train; `lora` needs peft.")] = Part.all,
-    lora_rank: Annotated[int, typer.Option(min=1, help="The rank of LoRA adapters.")] = 8,
+    lora_rank: Annotated[int, typer.Option(min=1, help="The rank of LoRA adapters.", rich_help_panel=ADVANCED)] = 8,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
     lr: Annotated[float | None, typer.Option(help="Learning rate (default: 1e-5, for LoRA 2e-4).")] = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Pairs per step and process.")] = 128,
     mini_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pairs to encode at a time, for less memory and the same gradients.")
+        int | None,
+        typer.Option(
+            min=1, help="Pairs to encode at a time: less memory, the same gradients.", rich_help_panel=ADVANCED
+        ),
     ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16; weights stay in float32.")] = False,
     save_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints and evaluations (default: an epoch).")
+        int | None,
+        typer.Option(
+            min=1, help="Steps between checkpoints and evaluations (default: an epoch).", rich_help_panel=ADVANCED
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order of the data and of drawn captions.")] = 42,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the order of the data and of drawn captions.", rich_help_panel=ADVANCED)
+    ] = 42,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUTPUT.")] = False,
     force: Force = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read images (default: one less than cores, at most 8).")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that read images (default: one less than cores, at most 8).",
+            rich_help_panel=ADVANCED,
+        ),
     ] = None,
     trust_remote_code: Trust = False,
     strict: Strict = False,
@@ -150,7 +163,7 @@ def finetune(
         strict=strict,
     )
     try:
-        run(trainer, output, model, data, resume, measured=bool(held is not None or watched))
+        train_and_report(trainer, output, model, data, resume, measured=bool(held is not None or watched))
     except KeyboardInterrupt:
         from ..training.checkpoints import complete_checkpoints
 
@@ -162,7 +175,7 @@ def finetune(
 
 def watched_sets(arguments: list[str], templates: list[str] | None) -> dict[str, "ZeroShotSet"]:
     """Read labeled images given as NAME=DATA, or by a path whose last part is the name."""
-    from ..training.metrics import ZeroShotSet
+    from ..evaluation.tasks import ZeroShotSet
 
     sets: dict[str, ZeroShotSet] = {}
     for argument in arguments:
@@ -174,10 +187,10 @@ def watched_sets(arguments: list[str], templates: list[str] | None) -> dict[str,
     return sets
 
 
-def run(trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: bool, measured: bool) -> None:
+def train_and_report(trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: bool, measured: bool) -> None:
     """Train between two evaluations, and write what came of it."""
     from ..training.checkpoints import check_same_data, last_checkpoint, remove_checkpoints
-    from ..training.report import kept, read_report, table, write_card, write_report
+    from ..training.report import changes_table, kept, read_report, write_card, write_report
 
     main = trainer.is_world_process_zero()
     if resume:
@@ -187,7 +200,7 @@ def run(trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: boo
     report = read_report(output) if resume else {}
     if measured and "before" not in report:
         report["before"] = kept(trainer.evaluate())
-    report["settings"] = settings(trainer)
+    report["settings"] = settings_of_training(trainer)
     if main:
         output.mkdir(parents=True, exist_ok=True)
         write_report(output, report)
@@ -199,14 +212,14 @@ def run(trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: boo
         return
     write_report(output, report)
     write_card(output, model, Path(data).name, report)
-    draw(trainer, report.get("before", {}), output / "training.png")
+    draw_training(trainer, report.get("before", {}), output / "training.png")
     if measured:
-        for line in table(report["before"], report["after"]).split("\n"):
+        for line in changes_table(report["before"], report["after"]).split("\n"):
             say(line)
     say(f"done: {output}, {trainer.state.global_step:,} steps")
 
 
-def settings(trainer: "CLIPTrainer") -> dict[str, Any]:
+def settings_of_training(trainer: "CLIPTrainer") -> dict[str, Any]:
     """Select what a reader of the card wants to know of the settings."""
     arguments = trainer.args
     names = ("train", "learning_rate", "weight_decay", "num_train_epochs", "bf16", "freeze_batch_norm", "seed")
@@ -218,7 +231,7 @@ def settings(trainer: "CLIPTrainer") -> dict[str, Any]:
     }
 
 
-def draw(trainer: "CLIPTrainer", before: dict[str, float], output: Path) -> None:
+def draw_training(trainer: "CLIPTrainer", before: dict[str, float], output: Path) -> None:
     """Draw the curves from before the first step on, where matplotlib is installed."""
     from importlib.util import find_spec
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -58,12 +58,14 @@ def merge(
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     share = shares[0]
     if eval_data is not None:
-        found = {}
+        from ..evaluation.tasks import evaluator_of, to_rows
+
+        evaluate, found = evaluator_of(to_rows(eval_data)), {}
         for share in shares:
             model.load_state_dict(interpolated(start, end, share))
-            found[share] = measure(model, processor, eval_data)
-            say(f"alpha {share:g}: " + ", ".join(f"{name} {value:.4f}" for name, value in found[share].items()))
-        share = max(found, key=lambda one: next(iter(found[one].values())))
+            name, found[share] = evaluate(model.eval(), processor).main
+            say(f"alpha {share:g}: {name} {found[share]:.4f}")
+        share = max(found, key=lambda one: found[one])
     model.load_state_dict(interpolated(start, end, share))
     with new_directory(output) as work:
         model.save_pretrained(work)
@@ -81,15 +83,3 @@ def parse_sweep(text: str) -> list[float]:
         raise CommandError(f"--sweep is {text!r}: go up from 0 or more to 1 or less")
     count = math.floor((stop - start) / step + 1e-9) + 1
     return [round(start + number * step, 9) for number in range(count)]
-
-
-def measure(model: Any, processor: Any, data: str) -> dict[str, float]:
-    """Measure the accuracy on labels, or the recall on captions; the first number decides."""
-    from ..data.read import read_rows
-    from ..training.metrics import ZeroShotSet, evaluate_pairs
-
-    rows = read_rows(data)
-    if not any(row.texts for row in rows):
-        return {"acc1": ZeroShotSet(rows).accuracy(model.eval(), processor)}
-    metrics = evaluate_pairs(model.eval(), processor, rows)
-    return {name: metrics[name] for name in ("mean_recall@1", "loss")}

@@ -42,16 +42,32 @@ ComputeDType = Annotated[
         "--dtype",
         help="The dtype to compute in; embeddings are float32 in any case. Of an exported folder float16 and int8 "
         "take the files in fp16 and q8.",
+        rich_help_panel=ADVANCED,
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the model.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Threads that read images (default: as many as compute); use more for URLs.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Threads that read images (default: as many as compute); use more for URLs.",
+        rich_help_panel=ADVANCED,
+    ),
 ]
 Optimize = Annotated[
-    bool, typer.Option("--optimize", help="Optimize the model for inference (same results up to rounding).")
+    bool,
+    typer.Option(
+        "--optimize",
+        help="Optimize the model for inference (same results up to rounding).",
+        rich_help_panel=ADVANCED,
+    ),
 ]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run model code that comes with the repository.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run model code that comes with the repository.", rich_help_panel=ADVANCED
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image instead of leaving it out.")]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Folder of downloaded checkpoints (default: $HF_CLIP_CACHE or ~/.cache/clip).")

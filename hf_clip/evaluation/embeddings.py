@@ -1,8 +1,9 @@
-"""Embeddings of a data set's images, made once per model and kept in a folder for later evaluations."""
+"""Embeddings of a data set's images, computed once per model and kept in a folder for later evaluations."""
 
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
-from ..data.images import TarMember
-from ..data.rows import Row, Rows
+from ..data.images import TarMember, UnreadableImageError
+from ..data.rows import DataError, Row, Rows
 from ..embedding.identity import SAME_PRECISION, store_settings
 from ..embedding.images import iter_image_embeds
 from ..embedding.store import FeatureStore, Record
-from .metrics import check_finite
+from ..metrics.checks import check_finite
+
+logger = logging.get_logger(__name__)
 
 
 class BeforeProjection:
-    """Give an image tower's pooled features, before the projection, the interface of a CLIP."""
+    """Wrap a CLIP so that its image features are the tower's pooled ones, before the projection."""
 
     def __init__(self, model: Any):
         self._model = model
@@ -52,7 +56,7 @@ def image_embeds(
     normalize: bool = True,
     projected: bool = True,
 ) -> Tensor:
-    """Embed the images of a data set, or read what an earlier call with the same `store` made.
+    """Embed the images of a data set, or read the embeddings that an earlier call kept in `store`.
 
     Args:
         model: A CLIP in evaluation mode.
@@ -60,7 +64,7 @@ def image_embeds(
         rows: The data set.
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
-        store: A folder to keep embeddings in; a stopped run goes on from there. Images in memory are not kept.
+        store: A folder to keep embeddings in, from which a stopped run goes on. Images in memory are not kept.
         normalize: Scale embeddings to length 1.
         projected: Embed after the projection, or before it.
 
@@ -68,7 +72,7 @@ def image_embeds(
         (images, dim) float32 on the CPU.
 
     Raises:
-        UnreadableImageError: An image can't be read; the error names it.
+        UnreadableImageError: An image cannot be read; the error names it.
         ValueError: An embedding is NaN or infinite.
     """
     encoder = model if projected else BeforeProjection(model)
@@ -81,6 +85,46 @@ def image_embeds(
             embeds = _stored(encoder, processor, rows, records, Path(store), bar, options)
     check_finite(f"the embeddings of {rows.name}", embeds)
     return embeds
+
+
+def readable_image_embeds(
+    model: Any, processor: Any, rows: Rows, *, batch_size: int = 16, workers: int | None = None
+) -> tuple[Rows, Tensor]:
+    """Embed the images that can be read, and name the others in a warning.
+
+    Args:
+        model: A CLIP in evaluation mode.
+        processor: Its processor.
+        rows: The data set.
+        batch_size: Images per pass through the model.
+        workers: Threads that prepare images.
+
+    Returns:
+        The rows whose image was read, and their embeddings (rows, dim), float32 on the CPU.
+
+    Raises:
+        DataError: No image can be read.
+        ValueError: An embedding is NaN or infinite.
+    """
+    found: list[Row] = []
+    batches = iter_image_embeds(model, processor, _readable(rows, found), batch_size=batch_size, workers=workers)
+    embeds = [embeds for _, embeds in batches]
+    if not embeds:
+        raise DataError(f"no image of {rows.name} can be read: check the paths of the data set")
+    check_finite(f"the embeddings of {rows.name}", torch.cat(embeds))
+    return replace(rows, rows=found), torch.cat(embeds)
+
+
+def _readable(rows: Rows, found: list[Row]) -> Iterator[Any]:
+    """Yield the images that can be read, and append their rows to `found`."""
+    for row in rows:
+        try:
+            image = row.open()
+        except UnreadableImageError as error:
+            logger.warning_once(f"skipped: {error}")
+            continue
+        found.append(row)
+        yield image
 
 
 def _stored(
@@ -113,7 +157,7 @@ def _watched(
 
 
 def _record(row: Row) -> Record | None:
-    """Return what tells one image of a file or a tar from another, None for one in memory."""
+    """Return the path, size and time that identify an image of a file or a tar, None for one in memory."""
     source = row.image
     path = source.archive if isinstance(source, TarMember) else source
     if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
@@ -122,8 +166,8 @@ def _record(row: Row) -> Record | None:
     return Record(str(source), source.size if isinstance(source, TarMember) else stat.st_size, stat.st_mtime_ns)
 
 
-def fingerprint(rows: Rows) -> str:
-    """Return a short digest of the names, sizes, labels and captions of a data set: its revision."""
+def data_fingerprint(rows: Rows) -> str:
+    """Return a short digest of the names, sizes, labels and captions of a data set, which changes with any of them."""
     digest = hashlib.sha256(repr(rows.labels).encode())
     for row in rows:
         record = _record(row)
@@ -132,4 +176,4 @@ def fingerprint(rows: Rows) -> str:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["BeforeProjection", "fingerprint", "image_embeds"]
+__all__ = ["BeforeProjection", "data_fingerprint", "image_embeds", "readable_image_embeds"]

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..metrics.outcomes import Outcomes, bootstrap_difference
 from ..utils.files import replacing
 from ..utils.text import cell
-from .outcomes import Outcomes, bootstrap_difference
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SAME_PROBE = 1e-3
+# the metric of each task that decides between models
+MAIN = {"zeroshot_classification": "acc1", "zeroshot_retrieval": "mean_recall@1", "linear_probe": "lp_acc1"}
 
 
 class ResultsError(ValueError):
@@ -46,6 +48,11 @@ class Result:
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def main(self) -> tuple[str, float]:
+        """Return the name and the value of the metric that decides between models."""
+        return MAIN[self.task], self.metrics[MAIN[self.task]]
 
     def to_json(self) -> dict[str, Any]:
         """Return clip_benchmark's schema, with `settings` and `details` beside it."""

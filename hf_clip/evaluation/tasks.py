@@ -1,9 +1,14 @@
-"""Zero-shot classification and retrieval of whole data sets (paper sections 3.1 and E.1)."""
+"""Evaluators: functions of a model that classify or search a whole data set (paper sections 3.1 and E.1).
+
+`hf-clip evaluate`, the sets watched by `CLIPTrainer`, `hf-clip merge --sweep` and `hf-clip export --evaluate` all call
+these, so a number seen in training is the number measured afterwards.
+"""
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,18 +17,13 @@ from ..data.read import read_rows
 from ..data.rows import DataError, Rows
 from ..embedding.identity import image_probe, name_of
 from ..embedding.texts import embed_texts
+from ..metrics.classification import class_ranks, classification_outcomes
+from ..metrics.outcomes import means
+from ..metrics.retrieval import RECALL_AT, retrieval_outcomes, retrieval_ranks, with_mean_recall
 from ..model.modeling_hf_clip_base import normalize as unit_length
 from ..zero_shot.prompts import TEMPLATE, as_templates, embed_labels
 from ..zero_shot.scoring import check_model, zero_shot_logits
-from .embeddings import fingerprint, image_embeds
-from .metrics import (
-    RECALL_AT,
-    class_ranks,
-    classification_outcomes,
-    means,
-    retrieval_outcomes,
-    retrieval_ranks,
-)
+from .embeddings import data_fingerprint, image_embeds, readable_image_embeds
 from .results import Result
 
 PROBE_VALUES = 16
@@ -41,43 +41,39 @@ def zero_shot(
     batch_size: int = 16,
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    strict: bool = True,
 ) -> Result:
-    """Classify labeled images by their similarity to class names in templates, and count the hits.
+    """Measure zero-shot accuracy: each image is given the class whose prompts are most similar to it.
 
     Args:
         model: A CLIP with both towers, in evaluation mode.
         processor: Its processor.
-        data: What `hf_clip.data.read.read_rows` reads: class folders, tables, tars, mappings; or its rows.
+        data: Labeled images, as `hf_clip.data.read.read_rows` reads them from class folders, tables, tars or mappings;
+            or its rows.
         labels: A name for each class of the data, in its order; a list of synonyms counts as more templates.
         templates: Texts with `{}` for the name; those of the data, else "a photo of a {}.", unless given.
         dataset: The name in results; the data's own unless given.
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images for later calls.
+        strict: Raise UnreadableImageError for an image that cannot be read; False leaves it out with a warning.
 
     Returns:
         A result with acc1, acc5 (from five classes on) and mean_per_class_recall.
 
     Raises:
         DataError: An image has no label, or the names are not as many as the classes.
-        UnreadableImageError: An image can't be read.
+        UnreadableImageError: An image cannot be read.
 
     Example:
         >>> zero_shot(model, processor, "photos").metrics["acc1"]
         0.9
     """
-    check_model(model)
-    rows = as_rows(data)
-    names = class_names(rows, labels)
-    templates = chosen_templates(rows, templates)
-    class_embeds = embed_classes(model, processor, names, templates)
-    embeds = image_embeds(model, processor, rows, batch_size=batch_size, workers=workers, store=store)
-    targets = torch.tensor([row.label for row in rows])
-    ranks, found = [], []
-    for logits, target in zip(score(model, embeds, class_embeds, batch_size), targets.split(batch_size), strict=True):
-        ranks.append(class_ranks(logits, target))
-        found.append(logits.argmax(1))
-    outcomes = classification_outcomes(torch.cat(ranks), targets, len(names))
+    rows = to_rows(data)
+    names, templates = class_names(rows, labels), chosen_templates(rows, templates)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store}
+    answers = classify_rows(model, processor, rows, names, templates, strict=strict, **options)
+    outcomes = classification_outcomes(answers.ranks, answers.targets, len(names))
     counts = {"classes": len(names), "templates": len(templates), **prompt_settings(rows, names, templates)}
     return Result(
         dataset or rows.name,
@@ -85,9 +81,62 @@ def zero_shot(
         name_of(model),
         means(outcomes),
         outcomes,
-        class_details(torch.cat(found), targets, names),
-        settings_of(model, processor, rows) | counts,
+        class_details(answers.found, answers.targets, names),
+        settings_of(model, processor, answers.rows) | counts,
     )
+
+
+class Answers(NamedTuple):
+    """A model's zero-shot classification of labeled images.
+
+    Args:
+        rows: The images that were read.
+        found: The class of the highest score of each image (images,).
+        ranks: The number of classes that score higher than the right one (images,).
+        targets: The right classes (images,).
+    """
+
+    rows: Rows
+    found: Tensor
+    ranks: Tensor
+    targets: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of images whose own class scores highest."""
+        return float((self.ranks == 0).float().mean())
+
+
+def classify_rows(
+    model: Any,
+    processor: Any,
+    rows: Rows,
+    names: Sequence[Any],
+    templates: Sequence[str],
+    *,
+    batch_size: int = 16,
+    strict: bool = True,
+    **options: Any,
+) -> Answers:
+    """Classify labeled images by their similarity to class names in templates; see `zero_shot`."""
+    check_model(model)
+    class_embeds = embed_classes(model, processor, names, templates)
+    rows, embeds = embed_rows(model, processor, rows, strict, batch_size=batch_size, **options)
+    targets = torch.tensor([row.label for row in rows])
+    ranks, found = [], []
+    for logits, target in zip(score(model, embeds, class_embeds, batch_size), targets.split(batch_size), strict=True):
+        ranks.append(class_ranks(logits, target))
+        found.append(logits.argmax(1))
+    return Answers(rows, torch.cat(found), torch.cat(ranks), targets)
+
+
+def embed_rows(model: Any, processor: Any, rows: Rows, strict: bool, **options: Any) -> tuple[Rows, Tensor]:
+    """Embed all images of a data set, or, unless `strict`, those that can be read."""
+    if strict:
+        return rows, image_embeds(model, processor, rows, **options)
+    if options.pop("store", None) is not None:
+        raise ValueError("store keeps the embeddings of all images: leave it out, or give strict=True")
+    return readable_image_embeds(model, processor, rows, **options)
 
 
 def retrieval(
@@ -100,8 +149,11 @@ def retrieval(
     batch_size: int = 16,
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    strict: bool = True,
 ) -> Result:
-    """Search captions by image and images by caption, and count the searches that find a match among the first k.
+    """Measure retrieval: search captions by image and images by caption, and count the hits among the first k.
+
+    Each caption of an image is right for it. Rows of one file are one image.
 
     Args:
         model: A CLIP with both towers, in evaluation mode.
@@ -112,26 +164,28 @@ def retrieval(
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images for later calls.
+        strict: Raise UnreadableImageError for an image that cannot be read; False leaves it out with a warning.
 
     Returns:
         A result with image_retrieval_recall@k, text_retrieval_recall@k and mean_recall@1.
 
     Raises:
         DataError: An image has no caption.
-        UnreadableImageError: An image can't be read.
+        UnreadableImageError: An image cannot be read.
 
     Example:
         >>> retrieval(model, processor, "pairs.csv").metrics["mean_recall@1"]
         0.7
     """
     check_model(model)
-    rows = as_rows(data).grouped()
+    rows = to_rows(data).grouped()
     if without := next((row.name for row in rows if not row.texts), None):
         raise DataError(f"{without} has no caption: give it one, or leave it out")
+    options = {"batch_size": batch_size, "workers": workers, "store": store}
+    rows, embeds = embed_rows(model, processor, rows, strict, **options)
     image_of_text = torch.tensor([place for place, row in enumerate(rows) for _ in row.texts])
     texts = [text for row in rows for text in row.texts]
     text_embeds = embed_texts(model, processor, texts, truncation=True)
-    embeds = image_embeds(model, processor, rows, batch_size=batch_size, workers=workers, store=store)
     image_ranks, text_ranks = retrieval_ranks(embeds, text_embeds, image_of_text)
     outcomes = retrieval_outcomes(image_ranks, text_ranks, image_of_text, k)
     curves = {
@@ -142,13 +196,58 @@ def retrieval(
     medians = {name: values.median().item() + 1 for name, values in ranks.items()}
     settings = settings_of(model, processor, rows) | {"texts": len(texts), "k": list(k)}
     details = {"recall": curves, **medians}
-    return Result(
-        dataset or rows.name, "zeroshot_retrieval", name_of(model), means(outcomes), outcomes, details, settings
-    )
+    metrics = with_mean_recall(outcomes)
+    return Result(dataset or rows.name, "zeroshot_retrieval", name_of(model), metrics, outcomes, details, settings)
 
 
-def as_rows(data: Any) -> Rows:
-    """Read a data set, unless it is read already."""
+Evaluator = Callable[[Any, Any], Result]  # of a model and its processor
+
+
+@dataclass
+class ZeroShotSet:
+    """Measure zero-shot accuracy on one data set: an evaluator, to be called with a model and its processor.
+
+    `CLIPTrainer` takes it as a set to watch, so that forgetting shows. Images that cannot be read are left out with a
+    warning: a training should not end for one.
+
+    Args:
+        rows: Labeled images, as `hf_clip.data.read.read_rows` reads them; or its rows.
+        templates: Texts with `{}` for the label; those of the data set, else "a photo of a {}.", unless given.
+        batch_size: Images per pass through the model.
+
+    Raises:
+        DataError: An image has no label, or the data set cannot be read.
+
+    Example:
+        >>> trainer = CLIPTrainer(model, processor, args, train_dataset=train, watch={"pets": ZeroShotSet("pets")})
+    """
+
+    rows: Any
+    templates: str | Sequence[str] | None = None
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Read the rows if they are a path."""
+        self.rows = to_rows(self.rows)
+        if any(row.label is None for row in self.rows):
+            raise DataError(f"{self.rows.name} has images without a label: a watched set needs one for each")
+
+    def __call__(self, model: Any, processor: Any) -> Result:
+        """Evaluate a model."""
+        return zero_shot(
+            model, processor, self.rows, templates=self.templates, batch_size=self.batch_size, strict=False
+        )
+
+
+def evaluator_of(rows: Rows, templates: str | Sequence[str] | None = None) -> Evaluator:
+    """Return the evaluator that fits a data set: zero-shot accuracy on labels, retrieval on captions."""
+    if not any(row.texts for row in rows):
+        return ZeroShotSet(rows, templates)
+    return lambda model, processor: retrieval(model, processor, rows, strict=False)
+
+
+def to_rows(data: Any) -> Rows:
+    """Read a data set; rows that are read already are returned as they are."""
     return data if isinstance(data, Rows) else read_rows(data)
 
 
@@ -220,23 +319,29 @@ def prompt_settings(rows: Rows, labels: Sequence[Any] | None, templates: str | S
 
 
 def settings_of(model: Any, processor: Any, rows: Rows) -> dict[str, Any]:
-    """Return what tells whether a saved result is of the same model and data."""
+    """Return the settings by which a saved result is matched with a model and its data."""
     return {
         "images": len(rows),
-        "data": fingerprint(rows),
+        "data": data_fingerprint(rows),
         "dtype": str(model.dtype).removeprefix("torch."),
         "probe": image_probe(model, processor)[:PROBE_VALUES].tolist(),
     }
 
 
 __all__ = [
-    "as_rows",
+    "Answers",
+    "Evaluator",
+    "ZeroShotSet",
     "class_details",
     "class_names",
+    "classify_rows",
     "embed_classes",
+    "embed_rows",
+    "evaluator_of",
     "prompt_settings",
     "retrieval",
     "score",
     "settings_of",
+    "to_rows",
     "zero_shot",
 ]

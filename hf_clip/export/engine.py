@@ -24,7 +24,7 @@ from ..model.modeling_hf_clip_base import has_plain_weight
 from ..model.processing_hf_clip import HFCLIPProcessor
 from ..utils.files import check_output, new_directory
 from ..utils.packages import require
-from .measure import NOT_EVALUATED, LabeledImages, compare, evaluate, tower_inputs
+from .measure import NOT_EVALUATED, evaluate, graph_errors, labeled_images, tower_inputs
 from .precisions import has_convolutions, write_fp16, write_openvino, write_q8
 from .preprocessing import write_fused, write_preprocessing
 from .targets import OPENVINO, TARGETS, Target, copy_script, write_settings
@@ -102,7 +102,7 @@ def export_clip(
     if "q8" in plan.precisions and "vision" in plan.towers and has_convolutions(model.config) and calibration is None:
         raise ValueError("q8 of a ResNet needs calibration images: pass calibration (--calibrate), a folder of images")
     pixels = None if calibration is None else _calibration(Path(calibration), processor)
-    labeled = None if evaluation is None else LabeledImages(Path(evaluation), processor)
+    labeled = None if evaluation is None else labeled_images(Path(evaluation))
     with new_directory(output) as directory:
         files = _write_graphs(directory, plan, model, processor, pixels, report)
         write_settings(directory, plan.target, model.config, processor)
@@ -113,8 +113,8 @@ def export_clip(
         _manifest(plan, model).write(directory)
         result: dict[str, Any] = {"versions": _versions(), "opset": OPSET, "files": files, "evaluation": NOT_EVALUATED}
         if labeled is not None:
-            report(f"evaluating on {len(labeled.paths):,} images")
-            result["evaluation"] = evaluate(directory, plan.precisions, model, labeled, report)
+            report(f"evaluating on {len(labeled):,} images")
+            result["evaluation"] = evaluate(directory, plan.precisions, model, processor, labeled, report)
         elif "q8" in plan.precisions:
             report("q8 is not evaluated: pass evaluation (--evaluate), a folder with one subfolder for each label")
         (directory / "parity.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -213,7 +213,7 @@ def _write_graphs(
                     file = directory / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     _write_precision(plan.runtime, traced, file, precision, static if part == "vision" else None)
-                    measured = compare(OPEN[plan.runtime](file, torch.device("cpu")), tower, inputs)
+                    measured = graph_errors(OPEN[plan.runtime](file, torch.device("cpu")), tower, inputs)
                     files[name] = {"part": part, "precision": precision, "bytes": file_bytes(file), **measured}
                     report(f"{name}: {files[name]['bytes']:,} bytes, smallest cosine {measured['cosine_min']:.6f}")
                     bar.update()

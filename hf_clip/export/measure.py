@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.read import read_rows
+from ..data.rows import Rows
+from ..evaluation.tasks import classify_rows, to_rows
 from ..exported.model import HFCLIPExportedModel
 from ..exported.sessions import Session
 from ..parity.reference import FEATURE_IMAGES, PARITY, open_fixed_image, texts_and_ids
-from ..zero_shot.classifier import ZeroShotClassifier
+from ..zero_shot.prompts import TEMPLATE
 
 TEXTS = 12
 MIN_AGREEMENT = 0.99
@@ -34,7 +35,7 @@ def tower_inputs(model: nn.Module, processor: Any) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def compare(session: Session, tower: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, float]:
+def graph_errors(session: Session, tower: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Return errors and the smallest cosine of a graph's first output, row by row, beside the traced `tower`'s.
 
     A graph that takes one row is called row by row.
@@ -67,48 +68,47 @@ def errors(actual: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     }
 
 
-class LabeledImages:
-    """Score a folder of labeled images, one subfolder for each label, with any CLIP."""
-
-    def __init__(self, folder: Path, processor: Any):
-        rows = read_rows(folder)
-        if not rows.labels or any(row.label is None for row in rows):
-            raise ValueError(f"{folder} has no labels: evaluation takes one folder of images for each label")
-        self.labels, self.paths = rows.labels, [row.image for row in rows]
-        self.truth = torch.tensor([row.label for row in rows])
-        self.processor = processor
-
-    def answers(self, model: Any) -> torch.Tensor:
-        """Return the label (images,) that `model` gives the highest score."""
-        return ZeroShotClassifier(model, self.processor, self.labels).logits(self.paths).argmax(1)
-
-    def accuracy(self, answers: torch.Tensor) -> float:
-        return float((answers == self.truth).float().mean())
+def labeled_images(folder: Path) -> Rows:
+    """Read a folder of labeled images, one subfolder for each label."""
+    rows = to_rows(folder)
+    if not rows.labels or any(row.label is None for row in rows):
+        raise ValueError(f"{folder} has no labels: evaluation takes one folder of images for each label")
+    return rows
 
 
 def evaluate(
     directory: Path,
     precisions: Sequence[str],
     model: nn.Module,
-    images: LabeledImages,
+    processor: Any,
+    rows: Rows,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Return and report top-1 agreement with `model` and accuracy of each precision of an exported folder."""
-    reference = images.answers(model)
-    rows: dict[str, Any] = {"images": len(images.paths), "accuracy": images.accuracy(reference)}
+    """Measure how often each precision of an exported folder agrees with `model`, and its zero-shot accuracy.
+
+    Args:
+        directory: The exported folder.
+        precisions: Those to measure.
+        model: The model that was exported.
+        processor: Its processor.
+        rows: Labeled images.
+        report: Called with a line on each precision.
+
+    Returns:
+        `images`, the model's `accuracy`, and for each precision `accuracy`, `agreement`, and whether that is `good`.
+    """
+    reference = classify_rows(model, processor, rows, rows.labels, [TEMPLATE])
+    measured: dict[str, Any] = {"images": len(rows), "accuracy": reference.accuracy}
     for precision in precisions:
-        answers = images.answers(HFCLIPExportedModel(directory, precision))
-        agreement = float((answers == reference).float().mean())
-        rows[precision] = {
-            "accuracy": images.accuracy(answers),
-            "agreement": agreement,
-            "good": agreement >= MIN_AGREEMENT,
-        }
+        answers = classify_rows(HFCLIPExportedModel(directory, precision), processor, rows, rows.labels, [TEMPLATE])
+        agreement = float((answers.found == reference.found).float().mean())
+        good = agreement >= MIN_AGREEMENT
+        measured[precision] = {"accuracy": answers.accuracy, "agreement": agreement, "good": good}
         report(
-            f"{precision}: accuracy {rows[precision]['accuracy']:.1%} beside the model's {rows['accuracy']:.1%}, "
-            f"agrees on {agreement:.1%}: {'good' if rows[precision]['good'] else 'do not use it'}"
+            f"{precision}: accuracy {answers.accuracy:.1%} beside the model's {reference.accuracy:.1%}, "
+            f"agrees on {agreement:.1%}: {'good' if good else 'do not use it'}"
         )
-    return rows
+    return measured
 
 
-__all__ = ["MIN_AGREEMENT", "NOT_EVALUATED", "LabeledImages", "compare", "evaluate", "tower_inputs"]
+__all__ = ["MIN_AGREEMENT", "NOT_EVALUATED", "evaluate", "graph_errors", "labeled_images", "tower_inputs"]

@@ -11,7 +11,7 @@ import torch
 from ..exported.manifest import read_manifest
 from ..exported.sessions import OPEN
 from .engine import file_bytes, load_source
-from .measure import compare, tower_inputs
+from .measure import graph_errors, tower_inputs
 from .towers import IMMICH_TOWERS, TOWERS
 
 # CPUs round differently: errors may be a tenth and 2e-6 above the recorded ones
@@ -54,7 +54,7 @@ def verify_export(
             found = f"has {file_bytes(file):,} bytes, recorded are {row['bytes']:,}"
         else:
             session = OPEN[manifest.runtime](file, torch.device("cpu"))
-            measured = compare(session, tower, {key: inputs[key] for key in tower.inputs})
+            measured = graph_errors(session, tower, {key: inputs[key] for key in tower.inputs})
             found = _difference(measured, row)
         equal &= not found
         report(f"{name}: {found or 'equal to what parity.json recorded'}")

@@ -17,7 +17,7 @@ from ..data.rows import DataError
 STATE = "trainer_state.json"  # which the trainer writes last
 
 
-class CheckpointError(OSError):
+class CheckpointFileError(OSError):
     """A checkpoint can't be written or found."""
 
 
@@ -25,11 +25,11 @@ def last_checkpoint(output: str | Path) -> str:
     """Return the latest complete checkpoint of an output folder.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointFileError: There is none.
     """
     found = complete_checkpoints(output)
     if not found:
-        raise CheckpointError(f"{output} has no complete checkpoint to resume from: start without it")
+        raise CheckpointFileError(f"{output} has no complete checkpoint to resume from: start without it")
     return str(found[-1])
 
 
@@ -57,7 +57,7 @@ def remove_checkpoints(output: str | Path) -> None:
 
 
 @contextmanager
-def writing(folder: str | Path, output: str | Path) -> Iterator[None]:
+def checked_writing(folder: str | Path, output: str | Path) -> Iterator[None]:
     """Remove a checkpoint that could not be written in whole, and say from which one to resume."""
     folder, output = Path(folder), Path(output)
     try:
@@ -68,7 +68,7 @@ def writing(folder: str | Path, output: str | Path) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
         kept = complete_checkpoints(output)
         left = f"resume from {kept[-1]}" if kept else "train again, as there is no checkpoint"
-        raise CheckpointError(
+        raise CheckpointFileError(
             f"{folder} can't be written ({error}; {free:,.0f} MiB are free): make room, then {left}"
         ) from error
 
@@ -93,11 +93,11 @@ class DataIdentity(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.data)
+            self._fingerprint = training_fingerprint(self.data)
         return {"args": {}, "attributes": {"fingerprint": self._fingerprint}}
 
 
-def fingerprint(data: Any) -> str | None:
+def training_fingerprint(data: Any) -> str | None:
     """Return the fingerprint of a data set, None if it has none."""
     return data.fingerprint() if hasattr(data, "fingerprint") else None
 
@@ -106,17 +106,17 @@ def check_same_data(checkpoint: str | Path, data: Any) -> None:
     """Raise DataError if a checkpoint was trained on other data."""
     known = ((_state(checkpoint) or {}).get("stateful_callbacks") or {}).get("DataIdentity") or {}
     trained_on = known.get("attributes", {}).get("fingerprint")
-    if trained_on is not None and trained_on != fingerprint(data):
+    if trained_on is not None and trained_on != training_fingerprint(data):
         raise DataError(f"{checkpoint} was trained on other data: give the same data set, or start without resuming")
 
 
 __all__ = [
-    "CheckpointError",
+    "CheckpointFileError",
     "DataIdentity",
     "check_same_data",
+    "checked_writing",
     "complete_checkpoints",
     "last_checkpoint",
     "remove_checkpoints",
     "whole_files",
-    "writing",
 ]

@@ -70,6 +70,11 @@ class PairDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def is_labeled(self) -> bool:
+        """Return True if the rows have labels and no captions."""
+        return not any(row.texts for row in self.rows)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
         text, key = self._text(row, index)

@@ -11,7 +11,7 @@ from ..model.modeling_hf_clip_base import HFCLIPPreTrainedModel
 from ..utils.text import listing
 
 PARTS = ("all", "image", "text", "projections")
-HALF = (torch.float16, torch.bfloat16)
+HALF_PRECISIONS = (torch.float16, torch.bfloat16)
 # what is trained where only projections are: a ResNet's is the last layer of its attention pooling
 PROJECTIONS = ("visual_projection.", "text_projection.", "vision_model.attention_pool.out_proj.")
 LAYER = re.compile(r"(text_model\.encoder\.layers|vision_model\.encoder\.layers|vision_model\.stages)\.(\d+)\.")
@@ -135,7 +135,7 @@ def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def check_precision(model: nn.Module) -> None:
     """Raise ValueError if a trained parameter is in half precision: AdamW's steps would vanish in it, or overflow."""
-    half = [name for name, parameter in trained(model) if parameter.dtype in HALF]
+    half = [name for name, parameter in trained(model) if parameter.dtype in HALF_PRECISIONS]
     if half:
         raise ValueError(
             f"{len(half)} parameters to train are in half precision ({listing(half, 2)}): load the model with "

@@ -39,7 +39,7 @@ def kept(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def changes_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Write a table in Markdown of the numbers before and after training."""
     rows = [
         f"| {name} | {before.get(name, math.nan):.4g} | {value:.4g} | {value - before.get(name, math.nan):+.4g} |"
@@ -72,11 +72,11 @@ def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) ->
         start=Path(base).absolute().name if local else base,
         name=folder.absolute().name,
         data=data,
-        table=table(report.get("before", {}), report.get("after", {})) if report.get("after") else "",
+        table=changes_table(report.get("before", {}), report.get("after", {})) if report.get("after") else "",
         settings=settings,
     )
     with replacing(folder / "README.md") as work:
         work.write_text(text, encoding="utf-8")
 
 
-__all__ = ["REPORT", "kept", "read_report", "table", "write_card", "write_report"]
+__all__ = ["REPORT", "changes_table", "kept", "read_report", "write_card", "write_report"]

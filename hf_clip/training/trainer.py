@@ -21,15 +21,17 @@ from transformers import (
 )
 
 from ..data.rows import DataError
+from ..evaluation.tasks import Evaluator, ZeroShotSet
+from ..metrics.pairs import contrastive_loss_of_all, first_places
+from ..metrics.retrieval import retrieval_metrics
 from ..model.modeling_hf_clip_base import normalize
 from ..model.modeling_hf_clip_resnet import freeze_batch_norm
 from ..utils.text import listing
 from .arguments import CLIPTrainingArguments
-from .checkpoints import DataIdentity, check_same_data, last_checkpoint, whole_files, writing
+from .checkpoints import DataIdentity, check_same_data, checked_writing, last_checkpoint, whole_files
 from .datasets import CLIPCollator, PairDataset, own_words
 from .grad_cache import Embeds, Inputs, cached_step, check_no_live_batch_norm
 from .losses import clip_loss
-from .metrics import ZeroShotSet, firsts, pair_metrics
 from .parameters import check_precision, clamp_logit_scale, param_groups, trainable, trained, undecayed
 
 MODEL_INPUTS = ("input_ids", "pixel_values", "attention_mask")
@@ -42,8 +44,9 @@ class NonFiniteLossError(ValueError):
 class CLIPTrainer(Trainer):
     """Train a CLIP with its contrastive loss, over the pairs of all processes.
 
-    What `Trainer` does, it does as well: checkpoints, logging, several GPUs, Hub. Evaluation measures the loss and the
-    recall over the whole evaluation set, and the accuracy of watched sets.
+    Checkpoints, logging, several GPUs and the Hub work as with `Trainer`. An evaluation measures the loss and the
+    recall over the whole evaluation set (the accuracy over its classes, where it has labels), and each watched set, by
+    the evaluators of `hf_clip.evaluation`.
 
     Args:
         model: An HFCLIPModel, a transformers CLIPModel, or a PEFT adapter around one.
@@ -51,7 +54,8 @@ class CLIPTrainer(Trainer):
         args: A CLIPTrainingArguments.
         train_dataset: A PairDataset, or any data set of mappings with `image` and `text`.
         eval_dataset: The same.
-        watch: Labeled images by name, whose zero-shot accuracy is measured at every evaluation.
+        watch: Evaluators by name, called at every evaluation with the model and its processor: a `ZeroShotSet`, or any
+            function that returns a `Result`.
         strict: Stop at the first unreadable image instead of leaving it out.
         **kwargs: What `Trainer` takes, such as `callbacks`.
 
@@ -74,7 +78,7 @@ class CLIPTrainer(Trainer):
         *,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | IterableDataset | dict | None = None,
-        watch: Mapping[str, ZeroShotSet] | None = None,
+        watch: Mapping[str, Evaluator] | None = None,
         strict: bool = False,
         **kwargs: Any,
     ):
@@ -86,6 +90,7 @@ class CLIPTrainer(Trainer):
             raise TypeError(f"{type(model).__name__} is no CLIP with both towers: load an HFCLIPModel")
         self._choose_parameters(model, args)
         self.watch = dict(watch or {})
+        self._labeled = False  # whether the data set that is being evaluated has labels in place of captions
         streams = any(isinstance(data, IterableDataset) for data in (train_dataset, eval_dataset))
         kwargs.setdefault("data_collator", CLIPCollator(processor, strict, streams and args.world_size > 1))
         callbacks = [_Steps(self), DataIdentity(train_dataset), *(kwargs.pop("callbacks", None) or [])]
@@ -179,7 +184,7 @@ class CLIPTrainer(Trainer):
         steps = self.current_gradient_accumulation_steps
         return cached_step(
             partial(self._encode, model),
-            self._encoded_together(model, model_inputs(inputs)),
+            self._encoded_together(model, forward_inputs(inputs)),
             lambda images, texts: self._loss(images, texts, inputs) / steps,
             self._logit_scale,
             mini_batch_size=size,
@@ -191,7 +196,7 @@ class CLIPTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute the loss over the pairs of all processes."""
-        outputs = model(**model_inputs(inputs))
+        outputs = model(**forward_inputs(inputs))
         loss = self._loss(outputs.image_embeds, outputs.text_embeds, inputs)
         return (loss, outputs) if return_outputs else loss
 
@@ -279,24 +284,31 @@ class CLIPTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Measure loss and recall over the whole evaluation set, and the accuracy of watched sets.
+        """Measure the loss over the whole evaluation set, its recall or accuracy, and the watched sets.
 
-        Of an image with several captions, each of them counts as found.
+        Recall is that of `hf_clip.evaluation.retrieval`: each caption of an image is right for it. A set of labels has
+        the accuracy of `hf_clip.evaluation.zero_shot` instead.
         """
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        self._labeled = isinstance(data, PairDataset) and data.is_labeled
         with own_words():
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if metric_key_prefix == "eval" and self.watch:
-            watched = self._watched(metric_key_prefix)
-            self.log(watched)
-            metrics |= watched
+        evaluators: dict[str, Evaluator] = {}
+        if self._labeled:
+            evaluators[metric_key_prefix] = ZeroShotSet(data.rows, data.templates)
+        if metric_key_prefix == "eval":
+            evaluators |= {f"{metric_key_prefix}_{name}": evaluator for name, evaluator in self.watch.items()}
+        if evaluators:
+            measured = self._measured(evaluators)
+            self.log(measured)
+            metrics |= measured
         return metrics
 
-    def _watched(self, prefix: str) -> dict[str, float]:
+    def _measured(self, evaluators: Mapping[str, Evaluator]) -> dict[str, float]:
+        """Return the main metric of each evaluator."""
         model = self.accelerator.unwrap_model(self.model).eval()
-        return {
-            f"{prefix}_{name}_acc1": watched.accuracy(model, self.processing_class)
-            for name, watched in self.watch.items()
-        }
+        results = {name: evaluate(model, self.processing_class).main for name, evaluate in evaluators.items()}
+        return {f"{name}_{metric}": value for name, (metric, value) in results.items()}
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -304,10 +316,10 @@ class CLIPTrainer(Trainer):
         """Return the embeddings of a batch, and the numbers of its pairs; the loss needs all pairs."""
         inputs = self._prepare_inputs(inputs)
         ids, image_of = inputs["image_ids"].unique(return_inverse=True)
-        first = firsts(image_of, len(ids))  # an image with several captions is encoded once
+        first = first_places(image_of, len(ids))  # an image with several captions is encoded once
         with torch.no_grad():
             images, texts = self._encode_pairs(
-                model, model_inputs({**inputs, "pixel_values": inputs["pixel_values"][first]})
+                model, forward_inputs({**inputs, "pixel_values": inputs["pixel_values"][first]})
             )
         images = images[image_of]
         numbers = torch.stack([inputs["image_ids"], inputs["text_ids"], inputs["valid"].long()], 1)
@@ -315,21 +327,26 @@ class CLIPTrainer(Trainer):
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         images, texts = (torch.from_numpy(np.asarray(rows)) for rows in prediction.predictions)
-        image_ids, text_ids, valid = torch.from_numpy(np.asarray(prediction.label_ids)).T
-        keep = valid.bool()
+        numbers = torch.from_numpy(np.asarray(prediction.label_ids))
+        keep = numbers[:, 2].bool()
+        images, texts, (image_ids, text_ids) = images[keep], texts[keep], numbers[keep, :2].T
         scale = self._logit_scale.detach().float().cpu()
-        return pair_metrics(images[keep], texts[keep], scale, image_ids[keep], text_ids[keep])
+        loss = {"loss": contrastive_loss_of_all(images, texts, scale, image_ids, text_ids)}
+        if self._labeled:  # captions of a class are not right for one of its images alone
+            return loss
+        ids, image_of_text = image_ids.unique(return_inverse=True)
+        return loss | retrieval_metrics(images[first_places(image_of_text, len(ids))], texts, image_of_text)
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with writing(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), self.args.output_dir):
+        with checked_writing(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), self.args.output_dir):
             super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model and its processor; a write that fails leaves what was there."""
         output = output_dir or self.args.output_dir
-        with contextlib.nullcontext() if _internal_call else writing(output, output):
+        with contextlib.nullcontext() if _internal_call else checked_writing(output, output):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -371,7 +388,7 @@ class _Steps(TrainerCallback):
         clamp_logit_scale(self.trainer.accelerator.unwrap_model(self.trainer.model), args.max_logit_scale)
 
 
-def model_inputs(inputs: Mapping[str, Any]) -> Inputs:
+def forward_inputs(inputs: Mapping[str, Any]) -> Inputs:
     """Select what a model's forward takes."""
     return {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
 

@@ -14,9 +14,10 @@ from hf_clip.data.rows import DataError
 from hf_clip.data.wds import read_wds
 from hf_clip.embedding.images import embed_images
 from hf_clip.embedding.texts import embed_texts
-from hf_clip.evaluation import comparison, embeddings, read_result, retrieval, retrieval_metrics, zero_shot
+from hf_clip.evaluation import comparison, embeddings, read_result, retrieval, zero_shot
 from hf_clip.evaluation.results import ResultsError, difference
 from hf_clip.evaluation.tasks import embed_classes, score
+from hf_clip.metrics import retrieval_metrics
 from hf_clip.zero_shot.classifier import ZeroShotClassifier
 
 TEMPLATES = ["a photo of a {}.", "a {}"]

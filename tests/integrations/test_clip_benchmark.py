@@ -10,9 +10,9 @@ from support.photos import load
 
 from examples.shapes import COLORS, SHAPES, draw
 from examples.train_shapes import CHECKPOINTS
-from hf_clip.clip_benchmark import main
 from hf_clip.data.wds import read_wds
 from hf_clip.evaluation import retrieval, zero_shot
+from hf_clip.evaluation.clip_benchmark import run_clip_benchmark
 from hf_clip.openai.convert import convert
 
 pytestmark = pytest.mark.integration
@@ -58,7 +58,7 @@ def test_the_adapter_finds_our_numbers(root, folder, dataset, task, tmp_path, mo
     arguments += ["--task", task, "--recall_k", "1", "5", "10", "--output", str(output), "--batch_size", "16"]
     monkeypatch.setattr("sys.argv", ["clip_benchmark", *arguments])
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    main()
+    run_clip_benchmark()
     theirs = json.loads(output.read_text())
     evaluate = zero_shot if dataset == "shapes" else retrieval
     ours = evaluate(*load(folder), read_wds(root / f"wds_{dataset}")).to_json()

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from hf_clip import HFCLIPProcessor
 from hf_clip.data.rows import DataError
+from hf_clip.evaluation.tasks import ZeroShotSet
 from hf_clip.training.datasets import CLIPCollator, PairDataset, logger
-from hf_clip.training.metrics import ZeroShotSet
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from transformers import CLIPModel
 from hf_clip import HFCLIPModel
 from hf_clip.data.rows import DataError
 from hf_clip.evaluation import retrieval
+from hf_clip.evaluation.tasks import ZeroShotSet
 from hf_clip.training.datasets import PairDataset
 from hf_clip.training.losses import clip_loss
-from hf_clip.training.metrics import ZeroShotSet
 from hf_clip.training.trainer import CLIPTrainer, NonFiniteLossError
 
 pytestmark = pytest.mark.training

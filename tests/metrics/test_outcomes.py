@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hf_clip.evaluation.outcomes import Outcomes, bootstrap_difference
+from hf_clip.metrics.outcomes import Outcomes, bootstrap_difference
 
 
 def test_a_mean_over_groups_leaves_out_groups_without_trials():

@@ -1,4 +1,8 @@
-"""Compute classification and retrieval metrics under the names that clip_benchmark uses."""
+"""Recall at k between images and captions, under the names that clip_benchmark uses.
+
+One convention, whoever asks: each caption of an image counts as right for the image, and only its own image counts as
+right for a caption. Equal scores rank by index. An image or caption that stands twice in the data is two candidates.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,86 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .outcomes import Outcomes
+from .checks import check_finite
+from .outcomes import Outcomes, means
 
 RECALL_AT = (1, 5, 10)
 # scores computed at once: 1024 images x 1024 texts are 4 MiB; pairs in double precision: 512 of 512 numbers are 2 MiB
 IMAGE_BLOCK, TEXT_BLOCK, PAIR_BLOCK = 1024, 1024, 512
-
-
-def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """Compute acc1, acc5 (from five classes on) and mean_per_class_recall (over the classes that have images).
-
-    Args:
-        logits: Scores (images, classes); equal scores rank by class index.
-        targets: Class indices (images,).
-
-    Returns:
-        Fractions by metric name.
-
-    Raises:
-        ValueError: Shapes disagree, a logit is NaN or infinite, or a target is no class.
-
-    Example:
-        >>> classification_metrics(torch.eye(2), torch.tensor([0, 1]))
-        {'acc1': 1.0, 'mean_per_class_recall': 1.0}
-    """
-    if logits.ndim != 2 or targets.shape != logits.shape[:1] or not len(targets):
-        raise ValueError(
-            f"logits are {tuple(logits.shape)}, targets {tuple(targets.shape)}: give (N, C) and (N,), N > 0"
-        )
-    outcomes = classification_outcomes(class_ranks(logits, targets), targets, logits.shape[1])
-    return {name: outcome.mean for name, outcome in outcomes.items()}
-
-
-def class_ranks(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count the classes before each image's target; of equal scores the first class counts as better."""
-    check_finite("logits", logits)
-    classes = logits.shape[1]
-    if targets.min() < 0 or targets.max() >= classes:
-        raise ValueError(f"targets go from {targets.min()} to {targets.max()}: give indices of the {classes} classes")
-    own = logits.gather(1, targets[:, None])
-    earlier = torch.arange(classes, device=logits.device) < targets[:, None]
-    return ((logits > own) | ((logits == own) & earlier)).sum(1)
-
-
-def classification_outcomes(ranks: Tensor, targets: Tensor, classes: int) -> dict[str, Outcomes]:
-    """Return the outcomes of the metrics, given the place of each image's target among the classes."""
-    hits = (ranks == 0).numpy(force=True)
-    outcomes = {
-        "acc1": Outcomes.of(hits),
-        "mean_per_class_recall": Outcomes.of(hits, targets.numpy(force=True)),
-    }
-    return outcomes | ({"acc5": Outcomes.of((ranks < 5).numpy(force=True))} if classes >= 5 else {})
-
-
-def mean_average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Average the average precision of every class that has an image; equal scores rank by image index.
-
-    Args:
-        scores: Scores (images, classes).
-        targets: 0 or 1 (images, classes), several classes an image.
-
-    Returns:
-        A fraction.
-
-    Raises:
-        ValueError: Shapes disagree, a score is NaN or infinite, or no class has an image.
-
-    Example:
-        >>> mean_average_precision(torch.eye(2), torch.eye(2))
-        1.0
-    """
-    if scores.ndim != 2 or scores.shape != targets.shape or not targets.any():
-        raise ValueError(
-            f"scores are {tuple(scores.shape)}, targets {tuple(targets.shape)}: give (N, C) twice, not empty"
-        )
-    check_finite("scores", scores)
-    hits = targets.bool().gather(0, scores.argsort(dim=0, descending=True, stable=True)).double()
-    places = torch.arange(1, len(hits) + 1, device=hits.device)[:, None]
-    positives = hits.sum(0)
-    precision = (hits * hits.cumsum(0) / places).sum(0)[positives > 0] / positives[positives > 0]
-    return precision.mean().item()
 
 
 def retrieval_metrics(
@@ -113,12 +43,12 @@ def retrieval_metrics(
         {'image_retrieval_recall@1': 1.0, 'text_retrieval_recall@1': 1.0, 'mean_recall@1': 1.0}
     """
     image_ranks, text_ranks = retrieval_ranks(image_embeds, text_embeds, image_of_text)
-    return means(retrieval_outcomes(image_ranks, text_ranks, image_of_text, k))
+    return with_mean_recall(retrieval_outcomes(image_ranks, text_ranks, image_of_text, k))
 
 
-def means(outcomes: dict[str, Outcomes]) -> dict[str, float]:
-    """Return the metrics of outcomes, with the mean of both ways where there are two."""
-    metrics = {name: outcome.mean for name, outcome in outcomes.items()}
+def with_mean_recall(outcomes: dict[str, Outcomes]) -> dict[str, float]:
+    """Return the metrics of outcomes, and the mean of image and text retrieval at 1 if both are there."""
+    metrics = means(outcomes)
     both = [metrics[name] for name in ("image_retrieval_recall@1", "text_retrieval_recall@1") if name in metrics]
     return metrics | ({"mean_recall@1": sum(both) / 2} if len(both) == 2 else {})
 
@@ -253,12 +183,6 @@ def _check_pairs(image_embeds: Tensor, text_embeds: Tensor, image_of_text: Tenso
         raise ValueError(f"image {without[0]} has no text: drop it or give it a caption")
 
 
-def check_finite(name: str, values: Tensor) -> None:
-    """Raise ValueError if a value is NaN or infinite."""
-    if not all(part.isfinite().all() for part in values.split(IMAGE_BLOCK)):
-        raise ValueError(f"{name} hold NaN or infinite values: check the model's dtype and the images")
-
-
 def compute_retrieval_metrics(prediction: Any) -> dict[str, float]:
     """Compute retrieval metrics of a CLIP in transformers' Trainer, as its `compute_metrics`.
 
@@ -283,37 +207,11 @@ def compute_retrieval_metrics(prediction: Any) -> dict[str, float]:
     return retrieval_metrics(image_embeds, text_embeds, torch.arange(len(text_embeds)))
 
 
-def compute_classification_metrics(prediction: Any) -> dict[str, float]:
-    """Compute classification metrics of a classifier in transformers' Trainer, as its `compute_metrics`.
-
-    Args:
-        prediction: An EvalPrediction with logits (images, classes) and class indices (images,).
-
-    Returns:
-        The metrics of `classification_metrics`.
-
-    Raises:
-        ValueError: Shapes disagree, or a label is no class.
-
-    Example:
-        >>> trainer = Trainer(model, args, eval_dataset=images, compute_metrics=compute_classification_metrics)
-    """
-    logits = prediction.predictions
-    logits = logits[0] if isinstance(logits, tuple | list) else logits
-    return classification_metrics(torch.as_tensor(logits).float(), torch.as_tensor(prediction.label_ids).long())
-
-
 __all__ = [
     "RECALL_AT",
-    "check_finite",
-    "class_ranks",
-    "classification_metrics",
-    "classification_outcomes",
-    "compute_classification_metrics",
     "compute_retrieval_metrics",
-    "mean_average_precision",
-    "means",
     "retrieval_metrics",
     "retrieval_outcomes",
     "retrieval_ranks",
+    "with_mean_recall",
 ]

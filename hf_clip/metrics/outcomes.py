@@ -65,6 +65,11 @@ class Outcomes:
         return np.unique(self.groups[self._order], return_index=True)[1]
 
 
+def means(outcomes: Mapping[str, Outcomes]) -> dict[str, float]:
+    """Return the metric of each of several outcomes, by name."""
+    return {name: outcome.mean for name, outcome in outcomes.items()}
+
+
 def bootstrap_difference(
     first: Outcomes, second: Outcomes, *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -99,4 +104,4 @@ def bootstrap_difference(
     return second.mean - first.mean, float(low), float(high)
 
 
-__all__ = ["Outcomes", "bootstrap_difference"]
+__all__ = ["Outcomes", "bootstrap_difference", "means"]

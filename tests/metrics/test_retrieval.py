@@ -3,41 +3,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
-from hf_clip.evaluation import metrics as metrics_module
-from hf_clip.evaluation.metrics import (
-    classification_metrics,
-    compute_classification_metrics,
-    compute_retrieval_metrics,
-    mean_average_precision,
-    retrieval_metrics,
-    retrieval_ranks,
-)
-
-
-def test_classification_equals_brute_force_and_scikit_learn():
-    logits, targets = torch.randn(60, 9, generator=torch.manual_seed(0)), torch.arange(60) % 7
-    order = logits.argsort(1, descending=True)
-    metrics = classification_metrics(logits, targets)
-    assert metrics["acc1"] == (order[:, 0] == targets).double().mean().item()
-    assert metrics["acc5"] == (order[:, :5] == targets[:, None]).any(1).double().mean().item()
-    keep = logits[:, :7].argmax(1)
-    ours = classification_metrics(logits[:, :7], targets)["mean_per_class_recall"]
-    assert ours == pytest.approx(balanced_accuracy_score(targets, keep), abs=1e-12)
-    assert "acc5" not in classification_metrics(logits[:, :4], targets % 4)
-
-
-def test_mean_average_precision_equals_scikit_learn():
-    generator = torch.manual_seed(0)
-    scores, targets = torch.rand(50, 6, generator=generator), torch.rand(50, 6, generator=generator) > 0.6
-    expected = average_precision_score(targets.numpy(), scores.numpy(), average="macro")
-    assert mean_average_precision(scores, targets) == pytest.approx(expected, abs=1e-12)
+from hf_clip.metrics import compute_retrieval_metrics, retrieval, retrieval_metrics
+from hf_clip.metrics.retrieval import retrieval_ranks
 
 
 def use_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(metrics_module, "IMAGE_BLOCK", size)
-    monkeypatch.setattr(metrics_module, "TEXT_BLOCK", size + 1)
+    monkeypatch.setattr(retrieval, "IMAGE_BLOCK", size)
+    monkeypatch.setattr(retrieval, "TEXT_BLOCK", size + 1)
 
 
 @pytest.mark.parametrize("block", [1, 7, 100])
@@ -84,15 +57,11 @@ def test_stock_trainer_takes_the_metrics():
     found = compute_retrieval_metrics(SimpleNamespace(predictions=(rows, rows[[0, 1, 3, 2]]), label_ids=()))
     assert found["image_retrieval_recall@1"] == found["mean_recall@1"] == 0.5
     assert found["text_retrieval_recall@5"] == 1
-    found = compute_classification_metrics(SimpleNamespace(predictions=rows, label_ids=np.array([0, 1, 2, 2])))
-    assert found == {"acc1": 0.75, "mean_per_class_recall": pytest.approx(5 / 6)}
     with pytest.raises(ValueError, match="evaluate a CLIP"):
         compute_retrieval_metrics(SimpleNamespace(predictions=(rows,)))
 
 
 def test_bad_input_is_refused_by_name():
-    with pytest.raises(ValueError, match="targets go from 0 to 2"):
-        classification_metrics(torch.eye(2), torch.tensor([0, 2]))
     with pytest.raises(ValueError, match="text_embeds hold NaN"):
         retrieval_metrics(torch.eye(2), torch.full((2, 2), torch.nan), torch.arange(2))
     with pytest.raises(ValueError, match=r"k is \[0\]"):

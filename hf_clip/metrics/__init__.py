@@ -1,0 +1,15 @@
+"""Metrics of scores and embeddings, and their uncertainty: numbers in, numbers out, no model."""
+
+from .classification import classification_metrics, compute_classification_metrics, mean_average_precision
+from .outcomes import Outcomes, bootstrap_difference
+from .retrieval import compute_retrieval_metrics, retrieval_metrics
+
+__all__ = [
+    "Outcomes",
+    "bootstrap_difference",
+    "classification_metrics",
+    "compute_classification_metrics",
+    "compute_retrieval_metrics",
+    "mean_average_precision",
+    "retrieval_metrics",
+]
