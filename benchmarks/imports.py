@@ -16,9 +16,9 @@ LIBRARIES = {
 PYTHON = "python"
 HELP = {
     PYTHON: "pass",
-    "hf_clip: hf-clip --help": "import sys; sys.argv[1:] = ['--help']; from hf_clip.cli.app import main; main()",
+    "hf_clip: hf-clip --help": "import sys; sys.argv[1:] = ['--help']; from hf_clip_command import main; main()",
     "hf_clip: hf-clip classify --help": (
-        "import sys; sys.argv[1:] = ['classify', '--help']; from hf_clip.cli.app import main; main()"
+        "import sys; sys.argv[1:] = ['classify', '--help']; from hf_clip_command import main; main()"
     ),
 }
 

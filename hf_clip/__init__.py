@@ -3,10 +3,14 @@
 Its names are loaded when they are first used.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
-from . import model as _model  # noqa: F401 (registers)
+# Auto classes have to know the classes before anyone asks for them. Where no model may ever be asked for, as in the
+# command's help, HF_CLIP_LAZY leaves it to the first import of hf_clip.model.
+if not os.environ.get("HF_CLIP_LAZY"):
+    from . import model as _model  # noqa: F401 (registers)
 
 __version__ = "0.2.0"
 

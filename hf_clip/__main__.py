@@ -1,4 +1,4 @@
-"""`python -m hf_clip`: the same as `hf-clip`."""
+"""`python -m hf_clip`: the same as `hf-clip`, whose help is instant only under that name."""
 
 from .cli.app import main
 

@@ -118,7 +118,9 @@ def _cluster(address: str | None) -> Iterator[None]:
 
     started = not ray.is_initialized()
     if started:
-        local = {} if address else {"include_dashboard": False}
+        local: dict[str, Any] = {} if address else {"include_dashboard": False}
+        # workers that only write need no torch
+        local["runtime_env"] = {"env_vars": {"HF_CLIP_LAZY": "1"}}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
         except (ConnectionError, ValueError, RuntimeError) as error:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "torchvision", "numpy", "PIL", "huggingface_hub", "safetensors", "matplotlib"}
 HELP = """
 import sys
-from hf_clip.cli.app import main
+from hf_clip_command import main
 try:
     main()
 finally:
@@ -30,14 +30,14 @@ finally:
 
 
 def show_help(module: str, *arguments: str) -> subprocess.CompletedProcess:
-    code = HELP.format(heavy=sorted(HEAVY)).replace("hf_clip.cli.app", module)
+    code = HELP.format(heavy=sorted(HEAVY)).replace("hf_clip_command", module)
     command = [sys.executable, "-c", code, *arguments, "--help"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
 
 @pytest.mark.parametrize("verb", ["", *app.VERBS])
 def test_help_imports_nothing_heavy(verb):
-    shown = show_help("hf_clip.cli.app", *filter(None, [verb]))
+    shown = show_help("hf_clip_command", *filter(None, [verb]))
     assert shown.stderr == "imported:\n"
     if verb:
         assert f"Example: hf-clip {verb}" in shown.stdout
@@ -51,7 +51,7 @@ def test_help_of_the_release_scripts_imports_nothing_heavy(verb):
 
 
 def test_help_names_the_default_template():
-    assert TEMPLATE in " ".join(show_help("hf_clip.cli.app", "classify").stdout.replace("│", " ").split())
+    assert TEMPLATE in " ".join(show_help("hf_clip_command", "classify").stdout.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

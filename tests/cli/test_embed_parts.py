@@ -116,7 +116,7 @@ def test_a_run_with_nothing_new_imports_no_pytorch(options, embed, repositories,
     assert embed() == 0
     code = """
 import sys
-from hf_clip.cli.app import main
+from hf_clip_command import main
 try:
     main()
 finally:

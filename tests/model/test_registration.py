@@ -1,6 +1,7 @@
 """Registration with transformers' Auto classes, in whatever order modules are imported."""
 
 import builtins
+import os
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ assert AutoModel._model_mapping[config].__name__ == "HFCLIPModel"
 assert IMAGE_PROCESSOR_MAPPING[config]["pil"].__name__ == "HFCLIPImageProcessor"
 assert TOKENIZER_MAPPING[config].__name__ == "HFCLIPTokenizer"
 assert PROCESSOR_MAPPING[config].__name__ == "HFCLIPProcessor"
-assert not any("hf_clip" in type(finder).__module__ for finder in sys.meta_path), "the hook has done its work"
+assert not any("hf_clip" in type(finder).__module__ for finder in sys.meta_path), "no hook is left"
 """
 
 
@@ -47,9 +48,41 @@ def test_every_order_of_imports_registers(order):
     subprocess.run([sys.executable, "-c", order + CHECK], check=True)
 
 
-def test_importing_the_package_imports_neither_torch_nor_transformers():
+def test_a_lazy_import_leaves_torch_and_transformers_to_the_first_model():
     code = "import hf_clip, sys; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules); dir(hf_clip)"
+    code += "; hf_clip.HFCLIPModel" + CHECK
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HF_CLIP_LAZY": "1"})
+
+
+def test_the_command_leaves_them_to_the_first_model_and_nothing_to_its_children():
+    code = "import os, sys, hf_clip_command; hf_clip_command.import_lazily(); import hf_clip.cli.app;"
+    code += "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules); assert 'HF_CLIP_LAZY' not in os.environ"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+IN_THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+import hf_clip
+barrier = Barrier(8)
+
+def load(number):
+    barrier.wait()
+    import transformers
+    name, wanted = (("AutoModel", "HFCLIPModel"), ("AutoProcessor", "HFCLIPProcessor"))[number % 2]
+    return type(getattr(transformers, name).from_pretrained(sys.argv[1])).__name__ == wanted
+
+with ThreadPoolExecutor(8) as pool:
+    assert all(pool.map(load, range(8)))
+"""
+
+
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
+def test_eight_threads_load_at_once_in_a_fresh_process(repositories, attempt):
+    """A race that an import hook lost in each of five runs; ten runs, as it is one."""
+    folder = list(repositories.values())[attempt % 2]
+    subprocess.run([sys.executable, "-c", IN_THREADS, str(folder)], check=True)
 
 
 # --- folders of every kind --------------------------------------------------------------------------------------------
