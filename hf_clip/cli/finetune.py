@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ..evaluation.tasks import ZeroShotSet
     from ..training.trainer import CLIPTrainer
 
-HELD = "data"  # the name of --eval, where it has labels
+HELD = "data"  # the name of --eval in metrics, if it has labels
 
 
 class Part(str, Enum):
-    """Name what is trained."""
+    """Parts of the model that can be trained."""
 
     all = "all"
     image = "image"
@@ -43,17 +43,15 @@ def finetune(
     model: ModelId,
     eval_data: Annotated[
         str | None,
-        typer.Option("--eval", metavar="DATA", help="Other data, to evaluate on and to choose the best checkpoint by."),
+        typer.Option("--eval", metavar="DATA", help="Other data, to evaluate on; the best checkpoint is kept."),
     ] = None,
     watch: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="[NAME=]DATA", help="Images with labels that the model should not forget; may be given again."
-        ),
+        typer.Option(metavar="[NAME=]DATA", help="Images with labels the model should not forget; repeatable."),
     ] = None,
     templates: Annotated[
         list[str] | None,
-        typer.Option("--templates", "-t", metavar="TEXT|FILE", help="Prompts for labels, with {} for the label."),
+        typer.Option("--templates", "-t", metavar="TEXT|FILE", help="Prompts with {} for the label."),
     ] = None,
     train: Annotated[Part, typer.Option(help="The part to train; `lora` needs peft.")] = Part.all,
     lora_rank: Annotated[int, typer.Option(min=1, help="The rank of LoRA adapters.", rich_help_panel=ADVANCED)] = 8,
@@ -146,7 +144,7 @@ def finetune(
         dataloader_num_workers=readers,
         dataloader_persistent_workers=readers > 0,
         dataloader_pin_memory=torch.cuda.is_available(),
-        # without it, processes on CPUs would each train alone
+        # without it, processes on CPUs would each train a model of their own
         use_cpu=not torch.accelerator.is_available(),
         logging_steps=0.02,  # of all steps
         save_total_limit=2,
@@ -174,7 +172,7 @@ def finetune(
 
 
 def watched_sets(arguments: list[str], templates: list[str] | None) -> dict[str, "ZeroShotSet"]:
-    """Read labeled images given as NAME=DATA, or by a path whose last part is the name."""
+    """Read the watched sets, given as NAME=DATA or as a path, whose last part is then the name."""
     from ..evaluation.tasks import ZeroShotSet
 
     sets: dict[str, ZeroShotSet] = {}
@@ -188,7 +186,7 @@ def watched_sets(arguments: list[str], templates: list[str] | None) -> dict[str,
 
 
 def train_and_report(trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: bool, measured: bool) -> None:
-    """Train between two evaluations, and write what came of it."""
+    """Evaluate, train, evaluate again, and write the model and its report."""
     from ..training.checkpoints import check_same_data, last_checkpoint, remove_checkpoints
     from ..training.report import changes_table, kept, read_report, write_card, write_report
 
@@ -220,7 +218,7 @@ def train_and_report(trainer: "CLIPTrainer", output: Path, model: str, data: str
 
 
 def settings_of_training(trainer: "CLIPTrainer") -> dict[str, Any]:
-    """Select what a reader of the card wants to know of the settings."""
+    """Return the settings that the model card shows."""
     arguments = trainer.args
     names = ("train", "learning_rate", "weight_decay", "num_train_epochs", "bf16", "freeze_batch_norm", "seed")
     return {
@@ -232,7 +230,7 @@ def settings_of_training(trainer: "CLIPTrainer") -> dict[str, Any]:
 
 
 def draw_training(trainer: "CLIPTrainer", before: dict[str, float], output: Path) -> None:
-    """Draw the curves from before the first step on, where matplotlib is installed."""
+    """Draw the curves of loss and metrics, if matplotlib is installed."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:

@@ -17,24 +17,27 @@ def merge(
         str, typer.Argument(metavar="BASE", help="The model before fine-tuning: a folder, or an id on the Hub.")
     ],
     tuned: Annotated[
-        str, typer.Argument(metavar="TUNED", help="Its fine-tune: a folder of a model or of a LoRA adapter.")
+        str, typer.Argument(metavar="TUNED", help="Its fine-tune: a folder with a model or a LoRA adapter.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
     alpha: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The share of the fine-tune (default: 0.5); 1 merges an adapter.")
+        float | None,
+        typer.Option(min=0, max=1, help="Weight of the fine-tune (default: 0.5); 1 merges an adapter whole."),
     ] = None,
     sweep: Annotated[
         str | None,
-        typer.Option(metavar="FROM:TO:STEP", help="Try several shares, such as 0:1:0.1, and write the best one."),
+        typer.Option(metavar="FROM:TO:STEP", help="Try several weights, such as 0:1:0.1, and write the best model."),
     ] = None,
     eval_data: Annotated[
         str | None,
-        typer.Option("--eval", metavar="DATA", help="Images with captions or labels, for --sweep to compare on."),
+        typer.Option(
+            "--eval", metavar="DATA", help="Images with captions or labels, to compare the models of --sweep on."
+        ),
     ] = None,
     force: Force = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Average a model and its fine-tune, to keep what both can do (WiSE-FT), or merge an adapter into its model.
+    """Average the weights of a model and its fine-tune (WiSE-FT), or merge an adapter into its model.
 
     Example: hf-clip merge clip-rn50 tuned --output merged --alpha 0.5
     """
@@ -74,7 +77,7 @@ def merge(
 
 
 def parse_sweep(text: str) -> list[float]:
-    """Read FROM:TO:STEP as the shares to try, both ends included."""
+    """Parse FROM:TO:STEP into the weights to try, both ends included."""
     try:
         start, stop, step = map(float, text.split(":"))
     except ValueError:

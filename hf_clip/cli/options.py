@@ -68,7 +68,12 @@ Trust = Annotated[
         "--trust-remote-code", help="Run model code that comes with the repository.", rich_help_panel=ADVANCED
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image instead of leaving it out.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Stop at the first unreadable image instead of leaving it out.", rich_help_panel=ADVANCED
+    ),
+]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Folder of downloaded checkpoints (default: $HF_CLIP_CACHE or ~/.cache/clip).")
 ]

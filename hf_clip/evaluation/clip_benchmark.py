@@ -12,7 +12,7 @@ from ..utils.packages import MissingPackageError
 def load_for_clip_benchmark(
     model_name: str, pretrained: str, cache_dir: str | None = None, device: str = "cpu"
 ) -> tuple[Any, Any, Any]:
-    """Load a model, its transform and its tokenizer as clip_benchmark calls them; long texts are cut."""
+    """Load a model, its transform and its tokenizer for clip_benchmark; long texts are cut."""
     from ..openai import clip
 
     model, transform = clip.load(pretrained, device=device, download_root=cache_dir)
@@ -20,7 +20,7 @@ def load_for_clip_benchmark(
 
 
 def topk_accuracy(output: Any, target: Any, topk: Sequence[int] = (1,)) -> list[float]:
-    """Count hits among the first k, as clip_benchmark does it in a way that NumPy 2.4 no longer allows."""
+    """Compute top-k accuracy; clip_benchmark's own function fails with NumPy 2.4."""
     found = output.topk(max(topk), 1).indices == target[:, None]
     return [found[:, :k].any(1).double().mean().item() for k in topk]
 
@@ -35,7 +35,7 @@ def run_clip_benchmark() -> None:
         from clip_benchmark import cli
         from clip_benchmark.metrics import zeroshot_classification
     except ImportError as error:
-        message = f"clip_benchmark can't be imported ({error}): pip install clip-benchmark requests"
+        message = f"clip_benchmark cannot be imported ({error}): pip install clip-benchmark requests"
         raise MissingPackageError(message, name=error.name) from error
     zeroshot_classification.accuracy = topk_accuracy
     cli.main()

@@ -1,4 +1,4 @@
-"""Class names and templates of published evaluations, packaged or read from OpenAI's own file."""
+"""Prompts of published evaluations: class names and templates, packaged or read from OpenAI's own file."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..utils.text import listing
 
 PACKAGED = Path(__file__).parent / "data" / "prompts.json"
-# data sets that are measured with the prompts of another one
+# data sets that are measured with the templates of another one
 SAME_PROMPTS = dict.fromkeys(("imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-o", "imagenet-r"), "imagenet1k")
 
 # OpenAI's names of data sets that clip_benchmark calls otherwise
@@ -28,9 +28,10 @@ OTHER_NAMES = {
 
 
 class Prompts(NamedTuple):
-    """Class names, each one text or several synonyms, and templates with `{}` for the name.
+    """Class names and templates of a data set.
 
-    `labels` is empty where nothing is packaged but templates.
+    A class name is one text or a list of synonyms; a template has `{}` for it. `labels` is empty where only templates
+    are packaged.
     """
 
     labels: list[Any]
@@ -38,7 +39,7 @@ class Prompts(NamedTuple):
 
 
 def prompts(name: str, file: str | os.PathLike[str] | None = None) -> Prompts:
-    """Return the class names and templates that published numbers of a data set were measured with.
+    """Return the class names and templates behind the published figures of a data set.
 
     Args:
         name: A data set as clip_benchmark or OpenAI calls it, such as `imagenet1k`, `vtab/dtd`, `oxford_pets`; with
@@ -86,7 +87,7 @@ def names_for(own: Sequence[str], name: str) -> list[str] | None:
         order where `own` has none of them (numbers, WordNet ids). None where their number is not that of `own`.
 
     Raises:
-        ValueError: Some names are the same, others are not: which is which can't be told.
+        ValueError: Some names are the same and others are not, so the classes cannot be matched.
     """
     known = prompts(name).labels
     if len(known) != len(own):
@@ -109,7 +110,7 @@ def _plain(label: str) -> str:
 
 
 def read_prompts(path: str | os.PathLike[str]) -> dict[str, Prompts]:
-    """Read OpenAI's `data/prompts.md`: a heading for each data set, then `classes` and `templates` as Python lists."""
+    """Read OpenAI's `data/prompts.md`: lists `classes` and `templates` under a heading for each data set."""
     text = Path(path).read_text(encoding="utf-8")
     found = {}
     for name, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL):

@@ -1,4 +1,4 @@
-"""What an evaluation found: as tables, as JSON in clip_benchmark's schema, and side by side with other models."""
+"""Results of evaluations: JSON in clip_benchmark's schema, tables, and comparisons of models."""
 
 import json
 import os
@@ -20,21 +20,22 @@ MAIN = {"zeroshot_classification": "acc1", "zeroshot_retrieval": "mean_recall@1"
 
 
 class ResultsError(ValueError):
-    """A results file is broken, or of another model or other data."""
+    """A results file is broken, or holds another model or other data."""
 
 
 @dataclass
 class Result:
-    """Hold the metrics of one model on one data set.
+    """The metrics of one model on one data set.
 
     Args:
         dataset: The data set's name.
         task: `zeroshot_classification`, `zeroshot_retrieval` or `linear_probe`, as clip_benchmark calls them.
         model: The folder or Hub id.
         metrics: Fractions by name.
-        outcomes: The metrics image by image, to compare models.
-        details: What pictures are drawn from: recall by class, confused classes, curves.
-        settings: What the numbers depend on: images, revision of the data, probe of the model.
+        outcomes: The metrics image by image, from which models are compared.
+        details: Data of plots: recall by class, confused classes, curves.
+        settings: The number of images, a digest of the data, a probe of the model, and so on: a saved result is reused
+            only if they are the same.
 
     Example:
         >>> result = zero_shot(model, processor, "photos")
@@ -76,7 +77,7 @@ class Result:
             work.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def check_is_of(self, settings: Mapping[str, Any], model: str, path: str | os.PathLike[str]) -> None:
-        """Raise ResultsError, which names the file, unless the result is of this model, data and settings."""
+        """Raise ResultsError, which names the file, unless the result has this model, data and settings."""
         near = max((abs(a - b) for a, b in zip(self.settings["probe"], settings["probe"], strict=False)), default=1.0)
         if len(self.settings["probe"]) != len(settings["probe"]) or near > SAME_PROBE:
             raise ResultsError(f"{path} is of another model, {self.model}, not {model}: choose another output")
@@ -93,7 +94,7 @@ class Result:
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
-    """Read a result that `save` wrote.
+    """Read the JSON of a saved result.
 
     Args:
         path: The JSON file.
@@ -102,7 +103,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
         The result.
 
     Raises:
-        ResultsError: The file is no such JSON.
+        ResultsError: The file holds no result.
 
     Example:
         >>> read_result("photos.json").metrics["acc1"]
@@ -127,10 +128,10 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 
 
 def comparison(results: Sequence[Result]) -> "Table":
-    """Put the results of several models on one data set side by side.
+    """Return a table of the results of several models on one data set.
 
     Args:
-        results: One result for each model; the first is what the others are compared with.
+        results: One result for each model; the others are compared with the first.
 
     Returns:
         A table of rich: a row for each metric; for each further model its value, and the difference with its 95 %
@@ -163,7 +164,7 @@ def comparison(results: Sequence[Result]) -> "Table":
 
 
 def difference(first: Result, second: Result, name: str) -> tuple[float, float, float] | None:
-    """Return a metric's difference and its confidence interval, None where it has no outcomes."""
+    """Return a metric's difference and its confidence interval, or None if it has no outcomes."""
     if name not in first.outcomes or name not in second.outcomes:
         return None
     return bootstrap_difference(first.outcomes[name], second.outcomes[name])

@@ -1,4 +1,4 @@
-"""Published figures, and the data sets that they were measured on."""
+"""The benchmark: data sets in clip_benchmark's layout, and the figures published for OpenAI's checkpoints."""
 
 import json
 import os
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 PUBLISHED = Path(__file__).parent / "data" / "published.json"
 RETRIEVAL = ("flickr30k", "mscoco_captions")
-# measured with metadata or a task that clip_benchmark's copies lack
+# they need metadata or a task that clip_benchmark's copies lack
 NOT_HERE = ("food101", "winogavil", "wilds/", "fairness/")
 
 
 class Comparison(NamedTuple):
-    """Set a measured metric beside its published figure, None where there is none."""
+    """A measured metric and its published figure, None if nothing is published."""
 
     dataset: str
     metric: str
@@ -34,11 +34,11 @@ class Comparison(NamedTuple):
 
     @property
     def difference(self) -> float | None:
-        """Return by how much the measured one is above."""
+        """Return measured minus published."""
         return None if self.published is None else self.measured - self.published
 
     def within(self, tolerance: float) -> bool:
-        """Return True if the figures differ by at most `tolerance`, or none is published."""
+        """Return True if the figures differ by at most `tolerance`, or nothing is published."""
         # 1e-9: published figures have four decimals, whose difference as floats may be a little more
         return self.difference is None or abs(self.difference) <= tolerance + 1e-9
 
@@ -64,20 +64,20 @@ def benchmark(
         processor: Its processor.
         datasets: Names such as `imagenetv2`, `vtab/dtd`, `flickr30k`.
         root: The folder with `wds_NAME` for each; the Hub's `clip-benchmark/wds_NAME` unless given.
-        output: A folder to write `NAME.json` of each result in, as soon as it is known.
-        resume: Read results that `output` has, instead of measuring them again.
+        output: A folder for the `NAME.json` of each result, written as soon as it is known.
+        resume: Read the results in `output` instead of measuring them again.
         revision: The commit, branch or tag on the Hub.
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images.
-        report: What is told of results that were read.
+        report: Called with a line for each result that was read.
 
     Yields:
         The result of each data set.
 
     Raises:
-        DataError: A data set is not there, or not one that this can measure.
-        ResultsError: A result in `output` is broken, or of another model or other data.
+        DataError: A data set is missing, or cannot be measured.
+        ResultsError: A result in `output` is broken, or holds another model or other data.
 
     Example:
         >>> for result in benchmark(model, processor, ["imagenetv2"], root="data"):
@@ -85,7 +85,7 @@ def benchmark(
     """
     for dataset in datasets:
         if dataset.startswith(NOT_HERE):
-            raise DataError(f"{dataset} can't be measured on clip_benchmark's copies: leave it out")
+            raise DataError(f"{dataset} cannot be measured on clip_benchmark's copies: leave it out")
     for dataset in datasets:
         rows = read_wds(find_wds(dataset, root=root, revision=revision))
         file = None if output is None else Path(output) / f"{dataset.replace('/', '-')}.json"
@@ -125,11 +125,11 @@ def _published() -> dict[str, Any]:
 
 
 def compare(results: Sequence[Result], checkpoint: str | None) -> list[Comparison]:
-    """Set results beside the published figures of one of OpenAI's checkpoints.
+    """Compare results with the published figures of one of OpenAI's checkpoints.
 
     Args:
         results: Results of `benchmark`.
-        checkpoint: A name such as `ViT-B/32`; None compares with nothing.
+        checkpoint: A name such as `ViT-B/32`, or None for no comparison.
 
     Returns:
         The main metric of each data set.
@@ -150,7 +150,7 @@ def compare(results: Sequence[Result], checkpoint: str | None) -> list[Compariso
 
 
 def comparison_table(rows: Sequence[Comparison], tolerance: float) -> "Table":
-    """Put measured and published figures side by side; a star marks a difference beyond the tolerance."""
+    """Return a table of measured and published figures; a star marks a difference beyond the tolerance."""
     from rich.table import Table
 
     table = Table("data set", "metric")

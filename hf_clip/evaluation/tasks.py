@@ -50,9 +50,9 @@ def zero_shot(
         processor: Its processor.
         data: Labeled images, as `hf_clip.data.read.read_rows` reads them from class folders, tables, tars or mappings;
             or its rows.
-        labels: A name for each class of the data, in its order; a list of synonyms counts as more templates.
+        labels: A name for each class, in the order of the data; a list of synonyms is averaged like templates.
         templates: Texts with `{}` for the name; those of the data, else "a photo of a {}.", unless given.
-        dataset: The name in results; the data's own unless given.
+        dataset: The name in the result; that of the data by default.
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images for later calls.
@@ -159,8 +159,8 @@ def retrieval(
         model: A CLIP with both towers, in evaluation mode.
         processor: Its processor.
         data: Images with one or more captions, as `hf_clip.data.read.read_rows` reads them; or its rows.
-        k: Places that count as found.
-        dataset: The name in results; the data's own unless given.
+        k: Numbers of best candidates among which a match is a hit.
+        dataset: The name in the result; that of the data by default.
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images for later calls.
@@ -252,7 +252,7 @@ def to_rows(data: Any) -> Rows:
 
 
 def class_names(rows: Rows, labels: Sequence[Any] | None) -> list[Any]:
-    """Return a name for each class of labeled images; raise DataError if labels and classes do not fit."""
+    """Return a name for each class of labeled images; raise DataError if there are not as many labels as classes."""
     if without := next((row.name for row in rows if row.label is None), None):
         raise DataError(f"{without} has no label: give it one, or leave it out")
     names = list(labels or rows.labels)
@@ -263,7 +263,7 @@ def class_names(rows: Rows, labels: Sequence[Any] | None) -> list[Any]:
 
 
 def embed_classes(model: Any, processor: Any, labels: Sequence[Any], templates: Sequence[str]) -> Tensor:
-    """Embed each class (classes, dim); the prompts of synonyms are averaged like those of templates."""
+    """Compute class embeddings (classes, dim), averaged over templates and synonyms."""
     if all(isinstance(label, str) for label in labels):
         return embed_labels(model, processor, labels, templates)
     names = [[label] if isinstance(label, str) else list(label) for label in labels]
@@ -282,7 +282,7 @@ def score(model: Any, embeds: Tensor, class_embeds: Tensor, batch_size: int) -> 
 
 
 def class_details(found: Tensor, targets: Tensor, names: Sequence[Any]) -> dict[str, Any]:
-    """Return the recall of each class with images, the worst first, and the most frequent confusions."""
+    """Return the recall of each class that has images, lowest first, and the most frequent confusions."""
     classes = len(names)
     texts = [name if isinstance(name, str) else name[0] for name in names]
     counts = torch.bincount(targets, minlength=classes)
@@ -302,18 +302,18 @@ def class_details(found: Tensor, targets: Tensor, names: Sequence[Any]) -> dict[
 
 
 def curve_places(candidates: int) -> list[int]:
-    """Return the places at which a recall curve is drawn: 1, 2, 5, 10, 20, ... up to all candidates."""
+    """Return the k at which a recall curve is drawn: 1, 2, 5, 10, 20, ... up to all candidates."""
     places = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
     return [place for place in places if place < candidates] + [candidates]
 
 
 def chosen_templates(rows: Rows, templates: str | Sequence[str] | None) -> list[str]:
-    """Return the templates given, else those of the data, else the default one."""
+    """Return the given templates, else those of the data set, else the default one."""
     return as_templates(templates or rows.templates or TEMPLATE)
 
 
 def prompt_settings(rows: Rows, labels: Sequence[Any] | None, templates: str | Sequence[str] | None) -> dict[str, str]:
-    """Return a digest of the class names and templates, by which a saved result is known."""
+    """Return a digest of the class names and templates, by which a saved result is matched."""
     prompts = (class_names(rows, labels), chosen_templates(rows, templates))
     return {"prompts": hashlib.sha256(repr(prompts).encode()).hexdigest()[:16]}
 

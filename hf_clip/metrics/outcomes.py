@@ -1,4 +1,4 @@
-"""Scores of single images, from which metrics and the uncertainty of differences are computed."""
+"""Per-image outcomes, from which metrics and their confidence intervals are computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,14 @@ FIELDS = ("hits", "trials", "groups")
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Hold a metric image by image: the mean over groups of each group's sum of hits over its sum of trials.
+    """The outcomes of one metric, image by image.
+
+    The metric is the mean over groups of hits divided by trials, both summed over the images of a group.
 
     Args:
         hits: (images,) float64.
         trials: (images,) float64; 1 for classification, the number of captions for retrieval by text.
-        groups: (images,) int64, such as classes for the mean per-class recall; all zero for a plain mean.
+        groups: (images,) int64; the classes for mean per-class recall, all zero for a plain mean.
     """
 
     hits: np.ndarray
@@ -26,19 +28,19 @@ class Outcomes:
 
     @classmethod
     def of(cls, hits: np.ndarray, groups: np.ndarray | None = None, trials: np.ndarray | None = None) -> "Outcomes":
-        """Hold one trial per image in one group, unless `trials` and `groups` are given."""
+        """Make outcomes of hits: one trial per image and one group, unless `trials` and `groups` are given."""
         hits = np.asarray(hits, np.float64)
         trials = np.ones(len(hits)) if trials is None else np.asarray(trials, np.float64)
         groups = np.zeros(len(hits), np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
         return cls(hits, trials, groups)
 
     def to_json(self) -> dict[str, str]:
-        """Return the numbers as one text each, which takes a tenth of a list's lines."""
+        """Return each array as one text, a tenth of the lines that a list takes in indented JSON."""
         return {name: " ".join(f"{value:.17g}" for value in getattr(self, name)) for name in FIELDS}
 
     @classmethod
     def from_json(cls, content: Mapping[str, str]) -> "Outcomes":
-        """Read what `to_json` gave."""
+        """Make outcomes of the result of `to_json`."""
         hits, trials, groups = (np.array(content[name].split(), np.float64) for name in FIELDS)
         if not len(hits) == len(trials) == len(groups):
             raise ValueError("outcomes of different lengths")
@@ -50,7 +52,7 @@ class Outcomes:
         return float(self._means(np.ones((1, len(self.hits))))[0])
 
     def _means(self, weights: np.ndarray) -> np.ndarray:
-        """Compute the metric of samples that hold each image as often as `weights` (samples, images) say."""
+        """Compute the metric of resampled data; `weights` (samples, images) count how often each image is drawn."""
         hits, trials = ((weights * values)[:, self._order] for values in (self.hits, self.trials))
         hits, trials = (np.add.reduceat(values, self._starts, axis=1) for values in (hits, trials))
         shares = np.divide(hits, trials, out=np.zeros_like(hits), where=trials > 0)
@@ -73,16 +75,16 @@ def means(outcomes: Mapping[str, Outcomes]) -> dict[str, float]:
 def bootstrap_difference(
     first: Outcomes, second: Outcomes, *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Estimate how far `second` is above `first` on the same images, by resampling the images.
+    """Estimate the difference of two models on the same images, by resampling the images.
 
     Args:
         first: Outcomes of one model.
         second: Outcomes of another model on the same images in the same order.
-        draws: Samples of as many images as there are, drawn with replacement; both models get the same ones.
+        draws: Number of samples, each of as many images as there are, drawn with replacement and shared by both models.
         seed: Seed of the samples.
 
     Returns:
-        The difference, and the low and the high end of its 95 % confidence interval.
+        The metric of `second` minus that of `first`, and the ends of the difference's 95 % confidence interval.
 
     Raises:
         ValueError: The models saw different numbers of images.

@@ -22,7 +22,7 @@ IMAGE_BLOCK, TEXT_BLOCK, PAIR_BLOCK = 1024, 1024, 512
 def retrieval_metrics(
     image_embeds: Tensor, text_embeds: Tensor, image_of_text: Tensor, *, k: Sequence[int] = RECALL_AT
 ) -> dict[str, float]:
-    """Compute recall at `k` both ways: texts that find their image, images that find one of their texts.
+    """Compute recall at k both ways: of texts that search their image, and of images that search their texts.
 
     Memory beyond the embeddings is a few MiB, whatever their number.
 
@@ -30,7 +30,7 @@ def retrieval_metrics(
         image_embeds: Embeddings (images, dim).
         text_embeds: Embeddings (texts, dim).
         image_of_text: Image index of each text (texts,).
-        k: Places that count as found; more than there are candidates finds all. Equal scores rank by index.
+        k: Numbers of best candidates among which a match is a hit. Equal scores rank by index.
 
     Returns:
         `image_retrieval_recall@k`, `text_retrieval_recall@k`, and `mean_recall@1` of both where 1 is in `k`.
@@ -56,7 +56,7 @@ def with_mean_recall(outcomes: dict[str, Outcomes]) -> dict[str, float]:
 def retrieval_outcomes(
     image_ranks: Tensor, text_ranks: Tensor, image_of_text: Tensor, k: Sequence[int]
 ) -> dict[str, Outcomes]:
-    """Return the outcomes of recall at `k`, image by image, so that captions of one image stay together."""
+    """Return the outcomes of recall at `k` image by image: a bootstrap draws the captions of an image together."""
     if not k or min(k) < 1:
         raise ValueError(f"k is {list(k)}: give numbers from 1 on")
     images = len(image_ranks)

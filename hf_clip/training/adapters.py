@@ -1,4 +1,4 @@
-"""LoRA adapters by PEFT: made, and merged from their folder."""
+"""LoRA adapters, by PEFT."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from .parameters import lora_target_modules
 
 
 def add_lora(model: PreTrainedModel, rank: int = 8, towers: str = "both", dropout: float = 0.0) -> PreTrainedModel:
-    """Put LoRA adapters on the query and value projections of a model, which itself is locked."""
+    """Add LoRA adapters to the query and value projections of a model, and freeze its own weights."""
     require("peft", "peft", "LoRA")
     from peft import LoraConfig, get_peft_model
 
@@ -19,12 +19,12 @@ def add_lora(model: PreTrainedModel, rank: int = 8, towers: str = "both", dropou
 
 
 def is_adapter(folder: str | os.PathLike[str]) -> bool:
-    """Return True if a folder holds an adapter of PEFT."""
+    """Return True if a folder holds a PEFT adapter."""
     return Path(folder, "adapter_config.json").is_file()
 
 
 def merged(base: PreTrainedModel, folder: str | os.PathLike[str]) -> PreTrainedModel:
-    """Merge the adapter of a folder into a model, in place."""
+    """Merge the adapter in a folder into its base model, in place."""
     require("peft", "peft", f"the adapter in {folder}")
     from peft import PeftModel
 

@@ -12,31 +12,32 @@ DUPLICATES = ("positive", "negative")
 
 @dataclass
 class CLIPTrainingArguments(TrainingArguments):
-    """Set how `CLIPTrainer` trains: what `TrainingArguments` sets, with defaults that keep OpenAI's weights good.
+    """Configure `CLIPTrainer`: `TrainingArguments` with CLIP's own settings and defaults for OpenAI's weights.
 
     Args:
         learning_rate: 1e-5; for LoRA 2e-4 is usual.
-        weight_decay: Of weights; gains, biases, scales, class and position embeddings have none.
+        weight_decay: For weight matrices; gains, biases, scales, class and position embeddings have none.
         adam_beta2: As in the paper's appendix F, for both families.
         adam_epsilon: As in the paper's appendix F, for both families.
         lr_scheduler_type: A cosine down to zero.
-        warmup_steps: Steps, or as a fraction of all steps.
-        dataloader_drop_last: Leave out a last batch that is smaller than the others.
-        remove_unused_columns: Keep the columns of images and texts.
-        ddp_find_unused_parameters: Off: every trained parameter is used.
-        metric_for_best_model: With `load_best_model_at_end` the mean recall at 1 unless given.
-        greater_is_better: Whether that metric should be large.
-        label_names: None of the inputs is a label.
-        mini_batch_size: Encode that many pairs at a time and keep the loss over the whole batch (GradCache).
-        global_negatives: Compare with the pairs of all processes.
-        duplicates: "positive" spreads the target over equal captions or images, "negative" keeps one pair a row.
-        train: "all", "image", "text" or "projections"; for an adapter leave "all".
-        train_last_layers: Train only that many last layers (stages of a ResNet) of a tower, with what follows.
-        freeze_batch_norm: Keep the statistics of BatchNorms; their gains and biases are trained.
-        train_logit_scale: Train the scale of the scores.
-        max_logit_scale: The largest scale of the scores, as in the paper's section 2.5.
-        image_layer_decay: Multiply the learning rate by this from each image layer to the one before it.
-        text_layer_decay: Multiply the learning rate by this from each text layer to the one before it.
+        warmup_steps: A number of steps, or a fraction of all steps.
+        dataloader_drop_last: Leave out a smaller last batch, whose loss has fewer negatives.
+        remove_unused_columns: False, as `Trainer` would remove the columns of images and texts.
+        ddp_find_unused_parameters: False, as every trained parameter is used in each step.
+        metric_for_best_model: With `load_best_model_at_end`, the mean recall at 1 by default.
+        greater_is_better: True if a larger metric is better.
+        label_names: Empty, as none of the inputs is a label to `Trainer`.
+        mini_batch_size: Encode this many pairs at a time; the loss still covers the whole batch (GradCache).
+        global_negatives: Use the pairs of all processes as negatives.
+        duplicates: "positive" makes equal captions or images positives of each other, "negative" treats them as
+            different.
+        train: "all", "image", "text" or "projections"; an adapter needs "all".
+        train_last_layers: Train only this many last layers (stages of a ResNet) of a tower, and its projection.
+        freeze_batch_norm: Freeze the running statistics of BatchNorms; their gains and biases are still trained.
+        train_logit_scale: Train the logit scale.
+        max_logit_scale: Upper bound of the logit scale, as in the paper's section 2.5.
+        image_layer_decay: Factor of the learning rate from each image layer to the one before it.
+        text_layer_decay: Factor of the learning rate from each text layer to the one before it.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -54,24 +55,26 @@ class CLIPTrainingArguments(TrainingArguments):
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out an incomplete last batch."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Keep all columns."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Search unused parameters."})
-    metric_for_best_model: str | None = field(default=None, metadata={"help": "What the best checkpoint is best at."})
-    greater_is_better: bool | None = field(default=None, metadata={"help": "Whether that metric should be large."})
-    label_names: list[str] | None = field(default_factory=list, metadata={"help": "No input is a label."})
+    metric_for_best_model: str | None = field(
+        default=None, metadata={"help": "The metric that chooses the best checkpoint."}
+    )
+    greater_is_better: bool | None = field(default=None, metadata={"help": "True if a larger metric is better."})
+    label_names: list[str] | None = field(default_factory=list, metadata={"help": "Empty: no input is a label."})
     mini_batch_size: int | None = field(default=None, metadata={"help": "Pairs to encode at a time (GradCache)."})
-    global_negatives: bool = field(default=True, metadata={"help": "Compare with the pairs of all processes."})
+    global_negatives: bool = field(default=True, metadata={"help": "Use the pairs of all processes as negatives."})
     duplicates: str = field(
-        default="positive", metadata={"help": "What equal captions and images are.", "choices": DUPLICATES}
+        default="positive", metadata={"help": "How equal captions and images count.", "choices": DUPLICATES}
     )
     train: str = field(default="all", metadata={"help": "The parts to train.", "choices": PARTS})
     train_last_layers: int | None = field(default=None, metadata={"help": "Last layers of a tower to train."})
-    freeze_batch_norm: bool = field(default=True, metadata={"help": "Keep the statistics of BatchNorms."})
-    train_logit_scale: bool = field(default=True, metadata={"help": "Train the scale of the scores."})
-    max_logit_scale: float = field(default=100.0, metadata={"help": "The largest scale of the scores."})
-    image_layer_decay: float | None = field(default=None, metadata={"help": "Learning rate from layer to layer."})
-    text_layer_decay: float | None = field(default=None, metadata={"help": "Learning rate from layer to layer."})
+    freeze_batch_norm: bool = field(default=True, metadata={"help": "Freeze the statistics of BatchNorms."})
+    train_logit_scale: bool = field(default=True, metadata={"help": "Train the logit scale."})
+    max_logit_scale: float = field(default=100.0, metadata={"help": "Upper bound of the logit scale."})
+    image_layer_decay: float | None = field(default=None, metadata={"help": "Factor of the learning rate per layer."})
+    text_layer_decay: float | None = field(default=None, metadata={"help": "Factor of the learning rate per layer."})
 
     def __post_init__(self) -> None:
-        """Check the settings; the best checkpoint is by default the one of the highest mean recall at 1."""
+        """Check the settings, and choose the best checkpoint by the mean recall at 1 unless told otherwise."""
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "mean_recall@1", True
         for name, choices in (("duplicates", DUPLICATES), ("train", PARTS)):

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: which are complete, and of which data."""
+"""Checkpoints of a training run: find the complete ones, write them whole, and record their training data."""
 
 import json
 import re
@@ -14,18 +14,18 @@ from transformers.trainer_callback import ExportableState
 
 from ..data.rows import DataError
 
-STATE = "trainer_state.json"  # which the trainer writes last
+STATE = "trainer_state.json"  # the trainer writes it last: where it is readable, the checkpoint is complete
 
 
 class CheckpointFileError(OSError):
-    """A checkpoint can't be written or found."""
+    """A checkpoint cannot be written or found."""
 
 
 def last_checkpoint(output: str | Path) -> str:
     """Return the latest complete checkpoint of an output folder.
 
     Raises:
-        CheckpointFileError: There is none.
+        CheckpointFileError: The folder has no complete checkpoint.
     """
     found = complete_checkpoints(output)
     if not found:
@@ -34,7 +34,7 @@ def last_checkpoint(output: str | Path) -> str:
 
 
 def complete_checkpoints(output: str | Path) -> list[Path]:
-    """List the checkpoints of an output folder that were written to their end, by step."""
+    """List the complete checkpoints of an output folder, by step."""
     folders = {
         int(match[1]): path
         for path in Path(output).glob("checkpoint-*")
@@ -51,14 +51,14 @@ def _state(checkpoint: str | Path) -> dict[str, Any] | None:
 
 
 def remove_checkpoints(output: str | Path) -> None:
-    """Remove the checkpoints of an earlier run, so that nobody resumes from them."""
+    """Remove the checkpoints of an earlier run, so that a new one never resumes from them."""
     for path in Path(output).glob("checkpoint-*"):
         shutil.rmtree(path)
 
 
 @contextmanager
 def checked_writing(folder: str | Path, output: str | Path) -> Iterator[None]:
-    """Remove a checkpoint that could not be written in whole, and say from which one to resume."""
+    """Remove a checkpoint that fails to be written, and name the one to resume from in the error."""
     folder, output = Path(folder), Path(output)
     try:
         yield
@@ -69,13 +69,13 @@ def checked_writing(folder: str | Path, output: str | Path) -> Iterator[None]:
         kept = complete_checkpoints(output)
         left = f"resume from {kept[-1]}" if kept else "train again, as there is no checkpoint"
         raise CheckpointFileError(
-            f"{folder} can't be written ({error}; {free:,.0f} MiB are free): make room, then {left}"
+            f"{folder} cannot be written ({error}; {free:,.0f} MiB are free): make room, then {left}"
         ) from error
 
 
 @contextmanager
 def whole_files(folder: str | Path) -> Iterator[Path]:
-    """Give a folder to write to, whose files move to `folder` when the block ends; a failure leaves none of them."""
+    """Create a temporary folder whose files move to `folder` when the block ends; after an error none of them stay."""
     folder = Path(folder)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as work:
         yield Path(work)
@@ -84,14 +84,14 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
 
 
 class DataIdentity(TrainerCallback, ExportableState):
-    """Note in each checkpoint which data it was trained on."""
+    """Record the fingerprint of the training data in each checkpoint."""
 
     def __init__(self, data: Any):
         self.data = data
         self._fingerprint: str | None = None
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the entry of trainer_state.json."""
         if self._fingerprint is None:
             self._fingerprint = training_fingerprint(self.data)
         return {"args": {}, "attributes": {"fingerprint": self._fingerprint}}

@@ -1,4 +1,4 @@
-"""Pairs of image and text for training: what the trainer draws, and how a batch is made of it."""
+"""Training data: a data set of image-text pairs, and the collator that makes batches of them."""
 
 import hashlib
 import os
@@ -20,23 +20,22 @@ from ..zero_shot.prompts import TEMPLATE, as_templates
 
 logger = logging.get_logger(__name__)
 
-ENOUGH = 32  # images after which unreadable ones can be called a majority
+ENOUGH = 32  # images to see before most of them being unreadable stops the run
 
 
 class PairDataset(Dataset):
-    """Draw pairs of an image and a caption from rows that may have several captions, or a label.
+    """Pair each image with one of its captions, or with a prompt that is made of its label.
 
-    A row with a label becomes a prompt. Captions and templates are drawn anew in every epoch, from the seed, the epoch
-    and the row alone: the same in every run, and on every worker process. Images are decoded in batches, on the
-    workers of the DataLoader.
+    Captions and templates are drawn anew in every epoch. The draw depends on the seed, the epoch and the row alone, so
+    it is the same in every run and on every worker process. Images are decoded in batches, by the DataLoader's workers.
 
     Args:
-        rows: What `read_rows` returns, or mappings with an image and a text or a label.
+        rows: The result of `read_rows`, or mappings with an image and a text or a label.
         templates: Texts with `{}` for the label; those of the data set, else "a photo of a {}.", unless given.
         seed: The seed of the draws.
 
     Raises:
-        DataError: There are no rows, or they can't be read.
+        DataError: There are no rows, or they cannot be read.
 
     Example:
         >>> train = PairDataset.from_path("photos")
@@ -52,7 +51,7 @@ class PairDataset(Dataset):
         self.rows = rows if isinstance(rows, Rows) else read_rows(rows)
         self.templates = as_templates(templates or self.rows.templates or TEMPLATE)
         self.seed = seed
-        # seen by workers that live on from epoch to epoch
+        # in shared memory: persistent workers would not see an attribute change
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @classmethod
@@ -81,7 +80,7 @@ class PairDataset(Dataset):
         return {"image": row.image, "name": row.name, "text": text, "key": key, "index": index}
 
     def every_caption(self) -> "PairDataset":
-        """Make a pair of each caption, as evaluation needs them; a label stays one prompt."""
+        """Return a data set with a pair for each caption, as evaluation needs it; a label stays one prompt."""
         if all(len(row.texts) <= 1 for row in self.rows):
             return self
         pairs = [Row(row.image, row.name, texts, row.label) for row in self.rows for texts in _each(row.texts)]
@@ -89,18 +88,18 @@ class PairDataset(Dataset):
         return PairDataset(rows, templates=self.templates, seed=self.seed)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, which the draws depend on."""
+        """Set the epoch, on which the draws depend."""
         self._epoch.fill_(epoch)
 
     def fingerprint(self) -> str:
-        """Return a digest of names, captions and labels: another one means another data set."""
+        """Return a digest of names, captions and labels, by which a resumed run recognizes its data."""
         digest = hashlib.sha256()
         for row in self.rows:
             digest.update(repr((Path(row.name).name, row.texts, row.label)).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def _text(self, row: Row, index: int) -> tuple[str, str]:
-        """Draw a text, and return it with what its equality means: for a prompt its label, for a caption itself."""
+        """Draw a text, and return it with its key: pairs of equal keys are duplicates, whatever their templates."""
         draw = random.Random(hash((self.seed, int(self._epoch), index)))
         if row.texts:
             text = row.texts[draw.randrange(len(row.texts))]
@@ -110,15 +109,15 @@ class PairDataset(Dataset):
 
 
 class CLIPCollator:
-    """Make a batch of pairs, with tensors only: pixels, token ids, and numbers by which equal ones are told.
+    """Collate pairs into tensors: pixels, token ids, and integer ids by which duplicates are found.
 
-    Images that can't be read are named in a warning and masked out of the loss. Captions that are too long are cut,
-    with one warning.
+    Unreadable images are named in a warning and masked out of the loss. Captions that are too long are cut, with one
+    warning.
 
     Args:
         processor: The model's.
-        strict: Raise UnreadableImageError at the first image that can't be read.
-        pad_to_max_length: Give all batches the same width.
+        strict: Raise UnreadableImageError at the first unreadable image.
+        pad_to_max_length: Pad the token ids of all batches to the same width.
     """
 
     def __init__(self, processor: Any, strict: bool = False, pad_to_max_length: bool = False):
@@ -126,11 +125,11 @@ class CLIPCollator:
         self.strict, self.pad_to_max_length = strict, pad_to_max_length
         self._seen = self._unreadable = 0
         self._warned: set[str] = set()
-        # seen by all workers, so that they warn once
+        # in shared memory, so that all workers together warn once
         self._cut = torch.zeros((), dtype=torch.bool).share_memory_()
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Make a batch of mappings with `image` and `text`."""
+        """Collate mappings with `image` and `text`."""
         pixels, valid = self._pixel_values(rows)
         texts = [row["text"] for row in rows]
         return {
@@ -154,7 +153,7 @@ class CLIPCollator:
         self._unreadable += len(images) - len(readable)
         if not readable or (self._seen >= ENOUGH and 2 * self._unreadable > self._seen):
             raise DataError(
-                f"{self._unreadable} of {self._seen} images can't be read, the last of them {_name(rows[-1])}: check "
+                f"{self._unreadable} of {self._seen} images cannot be read, the last of them {_name(rows[-1])}: check "
                 "the paths of the data set"
             )
         pixels = self.image_processor(images=readable, return_tensors="pt")["pixel_values"]
@@ -188,7 +187,7 @@ class CLIPCollator:
 
 @contextmanager
 def own_words() -> Iterator[None]:
-    """Raise what a worker process raised as the worker said it, without the traceback that torch puts before it."""
+    """Re-raise the error of a worker process with its own message, without the traceback that torch puts before it."""
     try:
         yield
     except (DataError, UnreadableImageError) as error:
@@ -203,7 +202,7 @@ def _each(texts: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _source(image: Any) -> Any:
-    """Return what equal images of a batch share: their file, or the object itself."""
+    """Return the key by which an image that a batch holds twice is opened once: its file, or the object's identity."""
     return image if isinstance(image, str | os.PathLike | TarMember) else id(image)
 
 
@@ -216,7 +215,7 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def image_id(source: Any, pixels: Tensor) -> int:
-    """Return a number that equal images share: of the file's name, else of the pixels."""
+    """Return an integer that equal images share: a hash of the file's name, else of the pixels."""
     if isinstance(source, str | os.PathLike | TarMember):
         return number(str(source).encode(errors="surrogateescape"))
     return number(pixels.numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Shard a CLIP over processes with `torch.distributed.fsdp.fully_shard`."""
+"""Sharding over processes with `torch.distributed.fsdp.fully_shard` (FSDP2)."""
 
 from typing import Any
 
@@ -10,11 +10,12 @@ ENCODERS = ("encode_image", "encode_text")
 
 
 def prepare_fsdp(model: nn.Module) -> nn.Module:
-    """Make a CLIP ready for `fully_shard`, which shards no scalars and gathers weights in `forward` alone.
+    """Prepare a CLIP for `fully_shard`, which cannot shard the scalar `logit_scale`.
 
-    `logit_scale` becomes a vector of one number, and a scalar again in state dicts. Keep the weights after forward, as
-    the loss needs it there; blocks may be sharded on their own before. Call `register_encoders` on the model once it
-    is sharded, to encode images or texts alone.
+    `logit_scale` becomes a vector of one number, and a scalar again in state dicts. Shard the model with
+    `reshard_after_forward=False`, as the loss reads `logit_scale` after forward; blocks may be sharded on their own
+    before. `fully_shard` gathers weights in `forward` alone: to encode images or texts on their own, call
+    `register_encoders` on the sharded model.
 
     Args:
         model: A CLIP with both towers, before `fully_shard`.
@@ -38,7 +39,7 @@ def prepare_fsdp(model: nn.Module) -> nn.Module:
 
 
 def register_encoders(model: nn.Module) -> nn.Module:
-    """Let a sharded CLIP gather its weights for the methods that encode images or texts alone."""
+    """Make `encode_image` and `encode_text` of a sharded CLIP gather its weights, as `forward` does."""
     from torch.distributed.fsdp import register_fsdp_forward_method
 
     for name in ENCODERS:

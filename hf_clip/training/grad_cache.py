@@ -1,4 +1,4 @@
-"""GradCache (Gao et al. 2021): the gradient of a large batch in the memory of a small one."""
+"""GradCache (Gao et al. 2021): the exact gradient of a large batch in the memory of a mini-batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,20 +21,21 @@ def cached_step(
     backward: Callable[[Tensor], None],
     no_sync: Callable[[], Any] = nullcontext,
 ) -> Tensor:
-    """Compute the loss of a batch and add its gradients, with the activations of one mini-batch at a time.
+    """Compute the loss of a batch and accumulate its gradients, with the activations of one mini-batch at a time.
 
-    Embeddings are computed twice: first without a graph, to get the gradient of the loss with respect to them, then a
-    mini-batch at a time, to carry that gradient on. Random numbers, as of dropout, are drawn alike both times.
+    Embeddings are computed twice: first without a graph, to get the gradient of the loss with respect to them; then
+    mini-batch by mini-batch with one, to backpropagate that gradient into the weights. Both passes draw the same random
+    numbers, so dropout masks agree.
 
     Args:
         encode: Computes image and text embeddings (n, D) of inputs; None for a tower without inputs.
-        inputs: Tensors with N rows each, that are encoded together: those of both towers, or one after the other, which
-            needs the activations of one tower at a time.
-        loss_of: Computes the loss of all embeddings (N, D), in the scale that gradients should have.
-        logit_scale: The parameter that `loss_of` uses beside the embeddings.
+        inputs: Groups of tensors with N rows each; a group is encoded in one call. One group for each tower needs the
+            activations of one tower at a time.
+        loss_of: Computes the loss of all embeddings (N, D), scaled as its gradients should be.
+        logit_scale: The parameter that `loss_of` uses besides the embeddings.
         mini_batch_size: Rows to encode at a time.
         backward: Runs the backward pass of a scalar, as `accelerator.backward`.
-        no_sync: Makes a context in which processes do not exchange gradients; the last mini-batch is outside of it.
+        no_sync: Returns a context in which processes do not exchange gradients; the last mini-batch runs outside it.
 
     Returns:
         The loss, detached.
@@ -52,7 +53,7 @@ def cached_step(
     with torch.enable_grad():
         loss = loss_of(images, texts)
     learned = [tensor for tensor in (images, texts, logit_scale) if tensor.requires_grad]
-    # a frozen tower's gradient is computed too: it is one matrix product
+    # the embeddings of a frozen tower get a gradient too: it costs one matrix product
     gradients = torch.autograd.grad(loss, learned)
     waiting = [iter(gradient.split(mini_batch_size)) for gradient in gradients[:2]]
     for number, part in enumerate(parts):
@@ -60,7 +61,7 @@ def cached_step(
         with nullcontext() if last else no_sync(), _replayed(part, states[number]):
             towers = [(rows, next(rest)) for rows, rest in zip(encode(part), waiting, strict=True) if rows is not None]
             surrogate = torch.stack([(rows * gradient).sum() for rows, gradient in towers]).sum()
-            if last and logit_scale.requires_grad:  # here, so that processes exchange it with the others
+            if last and logit_scale.requires_grad:  # inside a backward pass, where DDP averages it as all others
                 surrogate = surrogate + logit_scale * gradients[2]
             if surrogate.requires_grad:
                 backward(surrogate)
@@ -68,7 +69,7 @@ def cached_step(
 
 
 def check_no_live_batch_norm(model: nn.Module) -> None:
-    """Raise ValueError if a BatchNorm of a model in training mode depends on the batch."""
+    """Raise ValueError if a BatchNorm uses the statistics of its batch, which mini-batches would change."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Interpolate between a model and its fine-tune (WiSE-FT, Wortsman et al. 2022)."""
+"""Weight interpolation between a model and its fine-tune (WiSE-FT, Wortsman et al. 2022)."""
 
 from collections.abc import Mapping
 
@@ -9,17 +9,17 @@ from ..utils.text import listing
 
 
 def interpolate(base: nn.Module, tuned: nn.Module, alpha: float = 0.5) -> nn.Module:
-    """Average the weights of a model and its fine-tune, which often keeps what both can do.
+    """Average the weights of a model and its fine-tune, which often keeps the accuracy of both.
 
     Statistics of BatchNorms are averaged like weights; integers, such as counters, are taken from the nearer end.
 
     Args:
         base: The model before fine-tuning.
-        tuned: The model after it, with the same weights by name; an adapter around one is merged first.
+        tuned: The model after fine-tuning, with weights of the same names; an adapter is merged first.
         alpha: 0 gives `base`, 1 gives `tuned`, both bit for bit.
 
     Returns:
-        `tuned` itself, or the model within the adapter, with the averaged weights.
+        `tuned` itself, or the base model of the adapter, with the averaged weights.
 
     Raises:
         ValueError: `alpha` is not between 0 and 1, or the weights are not the same by name and shape.

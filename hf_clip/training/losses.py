@@ -1,4 +1,4 @@
-"""The contrastive loss over all processes, with several positives for equal captions or images (paper figure 3)."""
+"""CLIP's contrastive loss (paper figure 3), over all processes, with duplicates as positives."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..model.modeling_hf_clip_base import contrastive_logits, contrastive_loss
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate the rows of all processes; the gradient of a row is the sum of what all processes send back."""
+    """All-gather rows; the gradient of a row is the sum of its gradients on all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -35,13 +35,13 @@ def is_distributed() -> bool:
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:
-    """Concatenate the rows of all processes, in the order of their ranks, so that gradients flow back to each.
+    """Concatenate the rows of all processes, in the order of their ranks, with gradients to each process.
 
     Args:
         tensor: (N, ...), of the same shape on all processes.
 
     Returns:
-        (N * processes, ...); the tensor itself where there is one process.
+        (N * processes, ...); the tensor itself if there is one process.
 
     Raises:
         ValueError: The processes hold different numbers of rows.
@@ -54,7 +54,8 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     counts = [int(count) for count in _all(torch.tensor([len(tensor)], device=tensor.device))]
     if len(set(counts)) > 1:
         raise ValueError(
-            f"the processes hold {', '.join(map(str, counts))} rows, not as many each: set dataloader_drop_last=True"
+            f"the processes hold {', '.join(map(str, counts))} rows, which must be equally many: set "
+            "dataloader_drop_last=True"
         )
     return _Gather.apply(tensor)
 
@@ -69,13 +70,13 @@ def clip_loss(
     valid: Tensor | None = None,
     gather: bool = False,
 ) -> Tensor:
-    """Compute the symmetric contrastive loss of pairs, over the pairs of all processes if wanted.
+    """Compute the symmetric contrastive loss of a batch of pairs, optionally over all processes.
 
     Rows whose ids are equal, of the image or of the text, belong to each other as the pair itself does: the target is
     spread evenly over them. Without ids the i-th image belongs to the i-th text alone.
 
-    With `gather`, each process compares its own rows with the columns of all. The value is the loss of the whole
-    batch, and the mean of the processes' gradients, as DistributedDataParallel takes it, is its exact gradient.
+    With `gather`, each process compares its own rows with those of all processes. The value is the loss of the whole
+    batch, and the mean of the processes' gradients, which DistributedDataParallel computes, is its exact gradient.
 
     Args:
         image_embeds: (N, D), normalized.
@@ -83,8 +84,8 @@ def clip_loss(
         logit_scale: The logarithm of the scale, a scalar.
         image_ids: (N,) int64; equal numbers are equal images.
         text_ids: (N,) int64; equal numbers are equal texts.
-        valid: (N,) bool; pairs to leave out are False.
-        gather: Compare with the rows of all processes, which must hold as many each.
+        valid: (N,) bool; False leaves a pair out.
+        gather: Compare with the rows of all processes, which must hold equally many.
 
     Returns:
         The loss, a scalar.
@@ -119,7 +120,7 @@ def clip_loss(
         return contrastive_loss(per_image)
     per_text = contrastive_logits(images, text_embeds, logit_scale).t() if gather else per_image.t()
     loss = _directed(per_image, positives, first, all_valid) + _directed(per_text, positives, first, all_valid)
-    # the mean over the whole batch is the mean over processes of this
+    # scaled so that the mean over processes is the mean over the whole batch
     loss = loss / 2 * ((dist.get_world_size() if gather else 1) / total)
     if gather:
         mean = loss.detach().clone()
@@ -129,7 +130,7 @@ def clip_loss(
 
 
 def _directed(logits: Tensor, positives: Tensor | None, first: int, valid: Tensor | None) -> Tensor:
-    """Sum the cross-entropy of rows (n, N), the first of which is the pair number `first`."""
+    """Sum the cross-entropy of rows of logits (n, N), which belong to the pairs from number `first` on."""
     if valid is not None:
         logits = logits.masked_fill(~valid, -torch.inf)
     if positives is None:
@@ -140,7 +141,7 @@ def _directed(logits: Tensor, positives: Tensor | None, first: int, valid: Tenso
         positives = positives & valid
         kept = valid[first : first + len(logits)]
         scores, positives = scores[kept], positives[kept]
-    # 0 * -inf is no number
+    # masked before the sum, as 0 * -inf is NaN
     chosen = scores.masked_fill(~positives, 0).sum(-1) / positives.sum(-1)
     return -chosen.sum()
 
@@ -152,7 +153,7 @@ def _pairs(rows: slice, total: int, device: torch.device) -> Tensor:
 def _positives(
     rows: slice, total: int, device: torch.device, image_ids: Tensor | None, text_ids: Tensor | None
 ) -> Tensor | None:
-    """Return which of all pairs belong to each row (n, N), or None where each row has only its own."""
+    """Return the mask (n, N) of the positives of each row, or None if each row has only its own pair."""
     same = None
     for ids in (image_ids, text_ids):
         if ids is not None and len(ids.unique()) < len(ids):

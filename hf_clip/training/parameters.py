@@ -1,4 +1,4 @@
-"""Which parameters are trained, how fast, and how far."""
+"""The choice of trained parameters, and their learning rates and weight decay."""
 
 import math
 import re
@@ -12,21 +12,21 @@ from ..utils.text import listing
 
 PARTS = ("all", "image", "text", "projections")
 HALF_PRECISIONS = (torch.float16, torch.bfloat16)
-# what is trained where only projections are: a ResNet's is the last layer of its attention pooling
+# the layers into the embedding space; a ResNet's is the output projection of its attention pooling
 PROJECTIONS = ("visual_projection.", "text_projection.", "vision_model.attention_pool.out_proj.")
 LAYER = re.compile(r"(text_model\.encoder\.layers|vision_model\.encoder\.layers|vision_model\.stages)\.(\d+)\.")
 BEFORE_LAYERS = re.compile(r"(text_model|vision_model)\.(embeddings|pre_layrnorm|stem)\.")
 
 
 def tower_of(name: str) -> str | None:
-    """Return "image" or "text" for the name of a parameter, None for the scale that both share."""
+    """Return the tower of a parameter, "image" or "text", by its name; None for the logit scale."""
     if "vision_model." in name or "visual_projection." in name:
         return "image"
     return "text" if "text_model." in name or "text_projection." in name else None
 
 
 def depth_of(name: str) -> float:
-    """Return the layer that a parameter is in: 0 before the layers, then 1, 2, ..., and infinity behind them."""
+    """Return the layer of a parameter by its name: 0 before the layers, then 1, 2, ..., and infinity after them."""
     if layer := LAYER.search(name):
         return int(layer[2]) + 1
     return 0 if BEFORE_LAYERS.search(name) else math.inf
@@ -44,13 +44,13 @@ def depths(model: nn.Module) -> dict[str, int]:
 def trainable(
     model: nn.Module, what: str = "all", last_layers: int | None = None, logit_scale: bool = True
 ) -> nn.Module:
-    """Choose the parameters to train, by `requires_grad`; all others are locked.
+    """Choose the parameters to train by setting `requires_grad`; all others are frozen.
 
     Args:
         model: A CLIP with both towers.
         what: "all", "image", "text", or "projections" for the last linear layer of each tower.
-        last_layers: Of the chosen towers, only that many last layers (stages of a ResNet), with what follows them.
-        logit_scale: Train the scale of the scores too.
+        last_layers: Train only this many last layers (stages of a ResNet) of the chosen towers, and their projections.
+        logit_scale: Train the logit scale too.
 
     Returns:
         The same model.
@@ -59,7 +59,7 @@ def trainable(
         ValueError: There is no such part, or there are no such layers.
 
     Example:
-        >>> trainable(model, "image", last_layers=2)  # LiT the other way round: the text tower stays as it is
+        >>> trainable(model, "image", last_layers=2)  # the text tower stays frozen
     """
     if what not in PARTS:
         raise ValueError(f"there is no part {what!r} to train: choose one of {', '.join(PARTS)}")
@@ -89,15 +89,15 @@ def param_groups(
 ) -> list[dict]:
     """Group the trained parameters for an optimizer, by weight decay and learning rate.
 
-    Gains, biases, scales, class and position embeddings are not decayed. With a layer decay d, the n-th of N layers
-    trains at `lr * d ** (N + 1 - n)`, embeddings and stem as the 0th, and what follows the layers at `lr`.
+    Gains, biases, scales, class and position embeddings have no weight decay. With a layer decay d, the n-th of N
+    layers trains at `lr * d ** (N + 1 - n)`, embeddings and stem count as layer 0, and projections train at `lr`.
 
     Args:
         model: A CLIP, or an adapter around one.
         lr: The learning rate of the last layers.
-        weight_decay: Of the parameters that decay.
-        image_layer_decay: The factor between layers (stages of a ResNet) of the image tower.
-        text_layer_decay: The same for the text tower.
+        weight_decay: The weight decay of all others.
+        image_layer_decay: The layer decay of the image tower (stages of a ResNet count as layers).
+        text_layer_decay: The layer decay of the text tower.
 
     Returns:
         Groups with `params`, `lr` and `weight_decay`.
@@ -124,17 +124,17 @@ def param_groups(
 
 
 def undecayed(model: nn.Module) -> set[str]:
-    """Name the parameters without weight decay, by the one rule that our models have, for any model."""
+    """Return the names of parameters without weight decay, by the rule of our models, for any model."""
     return HFCLIPPreTrainedModel.no_weight_decay(model)
 
 
 def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the parameters that are trained, with their names."""
+    """Yield the trained parameters with their names."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def check_precision(model: nn.Module) -> None:
-    """Raise ValueError if a trained parameter is in half precision: AdamW's steps would vanish in it, or overflow."""
+    """Raise ValueError if a trained parameter is in half precision, where AdamW's steps vanish or overflow."""
     half = [name for name, parameter in trained(model) if parameter.dtype in HALF_PRECISIONS]
     if half:
         raise ValueError(
@@ -145,18 +145,18 @@ def check_precision(model: nn.Module) -> None:
 
 @torch.no_grad()
 def clamp_logit_scale(model: nn.Module, maximum: float) -> None:
-    """Keep the scale of the scores at `maximum` at most, if it is trained."""
+    """Clamp the logit scale to `maximum`, if it is trained."""
     if model.logit_scale.requires_grad:
         model.logit_scale.clamp_(max=math.log(maximum))
 
 
 def lora_target_modules(model: nn.Module, towers: str = "both", projections: bool = False) -> str:
-    """Name the layers that LoRA should adapt: the query and value projections of every attention.
+    """Return the pattern of the layers that LoRA adapts: the query and value projections of every attention.
 
     Args:
         model: A CLIP of either family.
         towers: "both", "image" or "text".
-        projections: Adapt the layers into the embedding space too.
+        projections: Adapt the projections into the embedding space too.
 
     Returns:
         A pattern for PEFT's `LoraConfig(target_modules=...)`.

@@ -1,4 +1,4 @@
-"""What a training leaves beside the weights: a table of numbers, and a model card."""
+"""The report of a training run: training.json, a table of metrics, and the model card."""
 
 import json
 import math
@@ -31,7 +31,7 @@ pipeline_tag: zero-shot-image-classification
 
 
 def kept(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Select the numbers of an evaluation that say how good a model is."""
+    """Select the quality metrics of an evaluation, without times and epochs."""
     return {
         name.removeprefix("eval_"): value
         for name, value in metrics.items()
@@ -40,7 +40,7 @@ def kept(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def changes_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Write a table in Markdown of the numbers before and after training."""
+    """Return a Markdown table of metrics before and after training."""
     rows = [
         f"| {name} | {before.get(name, math.nan):.4g} | {value:.4g} | {value - before.get(name, math.nan):+.4g} |"
         for name, value in after.items()
@@ -49,21 +49,21 @@ def changes_table(before: Mapping[str, float], after: Mapping[str, float]) -> st
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write the numbers and settings of a training to its folder."""
+    """Write the metrics and settings of a training run to its folder."""
     with replacing(folder / REPORT) as work:
         work.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """Read what `write_report` wrote, or nothing."""
+    """Read the report in a folder; return {} if there is none."""
     path = folder / REPORT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) -> None:
-    """Write a model card that says what was trained on what, how, and to which effect.
+    """Write a model card with the base model, the data, the settings, and the metrics before and after.
 
-    A base that is a folder is named in words alone: as `base_model` the Hub takes its own ids only.
+    A base that is a local folder is named in the text alone, as the Hub's `base_model` takes Hub ids only.
     """
     local = Path(base).is_dir()
     settings = "\n".join(f"| {name} | {value} |" for name, value in report["settings"].items())

@@ -1,4 +1,4 @@
-"""`CLIPTrainer`: transformers' Trainer with CLIP's loss, parameters and metrics."""
+"""`CLIPTrainer`: transformers' Trainer with CLIP's loss, parameter groups and metrics."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -38,11 +38,11 @@ MODEL_INPUTS = ("input_ids", "pixel_values", "attention_mask")
 
 
 class NonFiniteLossError(ValueError):
-    """The loss or a gradient is no finite number."""
+    """The loss or a gradient is NaN or infinite."""
 
 
 class CLIPTrainer(Trainer):
-    """Train a CLIP with its contrastive loss, over the pairs of all processes.
+    """Train a CLIP with its contrastive loss over the pairs of all processes.
 
     Checkpoints, logging, several GPUs and the Hub work as with `Trainer`. An evaluation measures the loss and the
     recall over the whole evaluation set (the accuracy over its classes, where it has labels), and each watched set, by
@@ -57,10 +57,10 @@ class CLIPTrainer(Trainer):
         watch: Evaluators by name, called at every evaluation with the model and its processor: a `ZeroShotSet`, or any
             function that returns a `Result`.
         strict: Stop at the first unreadable image instead of leaving it out.
-        **kwargs: What `Trainer` takes, such as `callbacks`.
+        **kwargs: Further arguments of `Trainer`, such as `callbacks`.
 
     Raises:
-        TypeError: The model is no CLIP with both towers, or `args` are others.
+        TypeError: The model is not a CLIP with both towers, or `args` is another class.
 
     Example:
         >>> trainer = CLIPTrainer(model, processor, CLIPTrainingArguments("tuned"), train_dataset=train)
@@ -87,7 +87,7 @@ class CLIPTrainer(Trainer):
                 f"args is a {type(args).__name__}: make a CLIPTrainingArguments, it takes the same settings"
             )
         if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
-            raise TypeError(f"{type(model).__name__} is no CLIP with both towers: load an HFCLIPModel")
+            raise TypeError(f"{type(model).__name__} is not a CLIP with both towers: load an HFCLIPModel")
         self._choose_parameters(model, args)
         self.watch = dict(watch or {})
         self._labeled = False  # whether the data set that is being evaluated has labels in place of captions
@@ -154,7 +154,7 @@ class CLIPTrainer(Trainer):
             return
         if min(count, wanted) < 2:
             raise DataError(
-                f"a batch has {min(count, wanted)} pair, and the loss compares pairs: give more data, or a larger "
+                f"a batch has {min(count, wanted)} pair, but the loss compares pairs: give more data, or a larger "
                 "per_device_train_batch_size"
             )
         if self.args.dataloader_drop_last and count < wanted:
@@ -164,7 +164,7 @@ class CLIPTrainer(Trainer):
             )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Add the gradients of a batch, mini-batch by mini-batch if wanted, and return its loss."""
+        """Accumulate the gradients of a batch, in mini-batches if `mini_batch_size` is set, and return its loss."""
         index = inputs.get("index")
         size = self.args.mini_batch_size
         if size is None or size >= len(inputs["pixel_values"]):
@@ -201,7 +201,7 @@ class CLIPTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _encoded_together(self, model: nn.Module, inputs: Inputs) -> list[Inputs]:
-        """Part the towers; DistributedDataParallel and the like need forward, and so both at once."""
+        """Return the inputs of each tower on their own, or of both together for wrappers that only hook `forward`."""
         if model is not self.accelerator.unwrap_model(model):
             return [inputs]
         images = {"pixel_values": inputs["pixel_values"]}
@@ -245,12 +245,12 @@ class CLIPTrainer(Trainer):
     # --- optimizer ----------------------------------------------------------------------------------------------------
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Name all parameters but gains, biases, scales, class and position embeddings."""
+        """Return the names of parameters with weight decay: no gains, biases, scales, class or position embeddings."""
         spared = undecayed(model)
         return [name for name, _ in model.named_parameters() if name not in spared]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the optimizer, with a learning rate for each layer if wanted."""
+        """Create the optimizer, with learning rates by layer if a layer decay is set."""
         args = self.args
         if self.optimizer is None and (args.image_layer_decay or args.text_layer_decay):
             model = self.model if model is None else model
@@ -264,12 +264,12 @@ class CLIPTrainer(Trainer):
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Load the whole evaluation set with all captions: `dataloader_drop_last` is for training."""
+        """Return a loader of the whole evaluation set with all captions: `dataloader_drop_last` is for training."""
         with self._keeping_last():
             return super().get_eval_dataloader(all_captions(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Load the whole data set."""
+        """Return a loader of the whole data set."""
         with self._keeping_last():
             return super().get_test_dataloader(test_dataset)
 
@@ -313,7 +313,7 @@ class CLIPTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, tuple[Tensor, Tensor], Tensor]:
-        """Return the embeddings of a batch, and the numbers of its pairs; the loss needs all pairs."""
+        """Return the embeddings of a batch and the ids of its pairs; the loss follows once all pairs are gathered."""
         inputs = self._prepare_inputs(inputs)
         ids, image_of = inputs["image_ids"].unique(return_inverse=True)
         first = first_places(image_of, len(ids))  # an image with several captions is encoded once
@@ -359,7 +359,7 @@ class CLIPTrainer(Trainer):
 
 
 class _Steps(TrainerCallback):
-    """Keep the scale in its bounds, stop at gradients that are no numbers, and tell the data set the epoch."""
+    """Clamp the logit scale, stop at NaN gradients, and tell the data set the epoch."""
 
     def __init__(self, trainer: CLIPTrainer):
         self.trainer = trainer
@@ -374,11 +374,11 @@ class _Steps(TrainerCallback):
         self, args: CLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.trainer.accelerator.scaler is not None:
-            return  # it looks itself, and leaves such a step out
+            return  # the gradient scaler checks itself, and skips such a step
         gradients = [parameter.grad for _, parameter in trained(self.trainer.model) if parameter.grad is not None]
         if gradients and not torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()):
             raise NonFiniteLossError(
-                f"the gradient of step {state.global_step + 1} is no finite number: lower the learning rate; earlier "
+                f"the gradient of step {state.global_step + 1} is not finite: lower the learning rate; earlier "
                 "checkpoints are intact"
             )
 
@@ -389,24 +389,24 @@ class _Steps(TrainerCallback):
 
 
 def forward_inputs(inputs: Mapping[str, Any]) -> Inputs:
-    """Select what a model's forward takes."""
+    """Select the arguments of a model's forward."""
     return {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
 
 
 def _normalized(embeds: Tensor) -> Tensor:
-    """Normalize, in float32 at least, as accelerate makes of the outputs of forward."""
+    """Normalize in float32 or wider: under autocast accelerate converts the outputs of forward, but not these."""
     return normalize(embeds.to(torch.promote_types(embeds.dtype, torch.float32)))
 
 
 def all_captions(data: Any) -> Any:
-    """Pair each caption of evaluation data with its image; one drawn at random would not do."""
+    """Return evaluation data with a pair for each caption, where training draws one at random."""
     if isinstance(data, dict):
         return {name: all_captions(part) for name, part in data.items()}
     return data.every_caption() if isinstance(data, PairDataset) else data
 
 
 def len_of(data: Any) -> int | None:
-    """Return the number of rows, None for a stream."""
+    """Return the number of rows, or None for a stream."""
     return len(data) if hasattr(data, "__len__") else None
 
 

@@ -1,4 +1,4 @@
-"""What `hf-clip finetune` says of data and disks that it can't work with: one sentence, and nothing is lost."""
+"""What `hf-clip finetune` says of data and disks that it cannot use: one sentence, and nothing is lost."""
 
 import re
 from pathlib import Path
@@ -84,7 +84,9 @@ def test_an_unreadable_majority(finetune, folder: Path, workers: str):
     for file in files(folder):
         file.write_bytes(b"no image")
     sentence = refusal(finetune(folder, "--workers", workers))
-    assert re.fullmatch(r"error: \d of \d images can't be read, the last of them .*\.png: check the paths .*", sentence)
+    assert re.fullmatch(
+        r"error: \d of \d images cannot be read, the last of them .*\.png: check the paths .*", sentence
+    )
 
 
 @pytest.mark.slow
@@ -132,7 +134,7 @@ def test_a_full_disk(finetune, pairs: Path, tmp_path: Path, monkeypatch, where: 
         sentence = refusal(finetune(pairs, *settings))
     last = "checkpoint-1" if where == "checkpoint-2" else "checkpoint-4"
     assert re.search(
-        rf"{where} can't be written \(No space left .* MiB are free\): make room, then .*{last}$", sentence
+        rf"{where} cannot be written \(No space left .* MiB are free\): make room, then .*{last}$", sentence
     )
     found = {path.name for path in (tmp_path / "tuned").iterdir() if not path.name.startswith("checkpoint-")}
     assert found == {"training.json"}

@@ -265,7 +265,7 @@ def test_a_full_disk_names_the_checkpoint_to_resume_from(repository: Path, tmp_p
         save(folder)
 
     monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", full)
-    with pytest.raises(OSError, match=r"checkpoint-2 can't be written .*No space.*resume from .*checkpoint-1$"):
+    with pytest.raises(OSError, match=r"checkpoint-2 cannot be written .*No space.*resume from .*checkpoint-1$"):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
 
@@ -330,7 +330,7 @@ def test_an_unreadable_majority_stops(repository: Path, tmp_path: Path, rows_on_
     for row in rows_on_disk[:12]:
         Path(row["image"]).unlink()
     trainer = make_trainer(repository, tmp_path, train_dataset=PairDataset(rows_on_disk), max_steps=9)
-    with pytest.raises(DataError, match=r"\d+ of \d+ images can't be read"):
+    with pytest.raises(DataError, match=r"\d+ of \d+ images cannot be read"):
         trainer.train()
 
 
