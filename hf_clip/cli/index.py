@@ -11,11 +11,11 @@ from ..utils.text import say
 from . import common
 from .classify import read_lines
 from .common import CommandError
-from .options import Device, Precision, RowType, Trust
+from .options import ADVANCED, Device, Precision, RowType, Trust
 
 
 class IndexKind(str, Enum):
-    """Name how an index finds the nearest rows."""
+    """Ways in which an index finds the nearest rows."""
 
     exact = "exact"
     hnsw = "hnsw"
@@ -23,37 +23,50 @@ class IndexKind(str, Enum):
 
 def index(
     embeddings: Annotated[
-        str, typer.Argument(help="An output of hf-clip embed: a .safetensors, .npy or .parquet, or a directory.")
+        str, typer.Argument(help="An output of hf-clip embed: a .safetensors, .npy or .parquet file, or a directory.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of the index.")],
     kind: Annotated[
-        IndexKind, typer.Option(help="exact compares every row; hnsw (needs usearch) searches a graph, for millions.")
+        IndexKind,
+        typer.Option(help="exact compares every row; hnsw (needs usearch) searches a graph, for millions of images."),
     ] = IndexKind.exact,
     row_dtype: Annotated[
-        RowType, typer.Option(help="The dtype of stored rows; float16 halves them, scores change by about 1e-4.")
+        RowType, typer.Option(help="The dtype of the stored rows; float16 halves them, scores change by about 1e-4.")
     ] = RowType.float32,
     queries: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Texts, one a line, to tune hnsw on (default: common prompts)."),
+        typer.Option(
+            metavar="FILE",
+            help="Texts to tune hnsw on, one per line (default: 240 common queries).",
+            rich_help_panel=ADVANCED,
+        ),
     ] = None,
     recall: Annotated[
-        float, typer.Option(min=0.5, max=1.0, help="The share of the 10 nearest images that hnsw finds for a text.")
+        float,
+        typer.Option(min=0.5, max=1.0, help="The share of the 10 nearest images that hnsw should find for a text."),
     ] = 0.95,
     folder: Annotated[
-        Path | None, typer.Option(help="The folder that relative paths of images count from, for --html and --plot.")
+        Path | None,
+        typer.Option(help="The folder that relative paths start from (default: the folder that was embedded)."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="DIR|ID", help="The CLIP that made them, if it has moved since."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR|ID",
+            help="The CLIP that made the embeddings (default: the path or id that they have).",
+            rich_help_panel=ADVANCED,
+        ),
     ] = None,
     device: Device = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Make an index of embeddings to search, or bring one up to date.
+    """Build a search index of embeddings, or bring an index up to date.
 
-    Where the index exists already, only new embeddings are inserted, and those of images that are gone or have changed
-    are removed; if that is more than half of them, it is built anew. The recall of hnsw is measured on texts: graphs of
-    images are searched worse from there than from images.
+    If the index exists, new embeddings are inserted, and those of changed and missing images are removed; if more than
+    half would be removed, the index is built anew. The recall of hnsw is measured on texts, which a graph of images
+    finds harder than images.
 
     Example: hf-clip index features.safetensors --output photos.index
     """
@@ -61,7 +74,7 @@ def index(
     if kind is IndexKind.hnsw:
         require("usearch", "search", "--kind hnsw")
     if output.exists() and not (output / "settings.json").is_file() and (output.is_file() or any(output.iterdir())):
-        raise CommandError(f"{output} exists and is no index: choose another output")
+        raise CommandError(f"{output} exists and is not an index: choose another output")
     if queries is not None and not queries.is_file():
         raise CommandError(f"there is no file {queries}")
     texts = None if queries is None else read_lines(str(queries))
@@ -91,4 +104,10 @@ def index(
             f"{made.settings['expansion']:,} candidates each"
         )
         if found < wanted:
-            say(f"the recall wanted, {wanted:.1%}, is not reached: use --kind exact for it", err=True)
+            say(f"the wanted recall, {wanted:.1%}, is not reached: use --kind exact", err=True)
+        graph_ms, exact_ms = made.settings["graph_ms"], made.settings["exact_ms"]
+        if graph_ms >= exact_ms:
+            say(
+                f"a query takes {graph_ms:.1f} ms in the graph, {exact_ms:.1f} ms with every row: use --kind exact",
+                err=True,
+            )

@@ -1,72 +1,93 @@
 """`hf-clip search` and `hf-clip duplicates`."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..utils.files import check_output
 from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
-from .options import AsJson, Device, Precision, Trust
+from .options import ADVANCED, AsJson, Device, Force, Precision, Trust
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..search.duplicates import DuplicateGroup
     from ..search.index import ImageIndex
 
 WEIGHT = re.compile(r"(.+)\^(-?\d+(?:\.\d+)?)", re.DOTALL)
-IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="The directory that hf-clip index made.")]
+IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="The directory that hf-clip index wrote.")]
+Html = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a web page with thumbnails of the images.")]
 
 
 def search(
     path: IndexPath,
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help="What to look for; several texts are added up.")
+        list[str] | None, typer.Argument(metavar="TEXT...", help="The query; several texts are added.")
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option(help="An image to add: a path or an address. May be given again.")
+        list[str] | None, typer.Option(help="An image to add to the query: a path or a URL. Repeatable.")
     ] = None,
-    minus: Annotated[list[str] | None, typer.Option(help="A text to subtract. May be given again.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many images to find.")] = 20,
+    minus: Annotated[list[str] | None, typer.Option(help="A text to subtract from the query. Repeatable.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="The number of images to find.")] = 20,
+    min_score: Annotated[
+        float, typer.Option(min=-1.0, max=1.0, help="The least cosine; a text that fits has about 0.2 to 0.35.")
+    ] = -1.0,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONDITION", help="Find only rows such as 'year>=2020'. May be given again."),
+        typer.Option(
+            metavar="CONDITION",
+            help="Search only rows that meet a condition on a column: 'year>=2020', 'year in 2020,2021', "
+            "'caption is not null', 'tags has cat'. Repeatable.",
+        ),
     ] = None,
     as_json: AsJson = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a web page with the images.")] = None,
+    html: Html = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the images. Needs matplotlib.")] = None,
+    force: Force = False,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="DIR|ID", help="The CLIP that made the index, if it has moved since."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR|ID",
+            help="The CLIP that made the index (default: the path or id that the index has).",
+            rich_help_panel=ADVANCED,
+        ),
     ] = None,
     device: Device = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Find images by texts, images, and sums of both.
+    """Find images by text, by image, or by a sum of both.
 
-    A weight may follow after ^, as in "a dog^2". Only texts: only the text tower is loaded.
+    A weight can follow a text or an image after ^, as in "a dog^2". A query of texts loads only the text tower.
 
     Example: hf-clip search photos.index "a red car" --minus snow -k 5
     """
     if not (texts or image or minus):
-        raise CommandError("there is nothing to search for: give a text or --image")
+        raise CommandError("the query is empty: write a text, or pass --image")
     check_plot(plot)
-    if html is not None and not html.absolute().parent.is_dir():
-        raise CommandError(f"can't write {html}: there is no folder {html.parent}")
+    check_html(html, force)
 
     from ..search.filters import parse_condition
 
     conditions = [parse_condition(condition) for condition in where or ()]
     index = open_index(path, model, device, trust_remote_code, text_only=not image)
-    hits = index.search(weighted(texts), image=weighted(image), minus=weighted(minus), k=k, where=conditions)
+    query = {"text": weighted(texts), "image": weighted(image), "minus": weighted(minus)}
+    hits = index.search(**query, k=k, where=conditions, min_score=min_score)
     for hit in hits:
         say(json.dumps(hit, default=str) if as_json else f"{hit['score']:.4f}  {hit['path']}")
     if not hits:
         say("no image meets the conditions", err=True)
         return
-    write_sheets(index, hits, title(texts, image, minus), html, plot)
+    captions = [(hit["path"], f"{hit['score']:.3f} {hit['path']}") for hit in hits]
+    write_sheets(index.settings, captions, title(texts, image, minus), html, plot)
 
 
 def duplicates(
@@ -75,36 +96,62 @@ def duplicates(
         float, typer.Option(min=0.0, max=1.0, help="The least cosine of images that are nearly the same.")
     ] = 0.98,
     as_json: AsJson = False,
+    html: Html = None,
+    force: Force = False,
 ) -> None:
-    """List groups of images that are nearly the same.
+    """List groups of images that are nearly the same, each with the one to keep first.
 
-    All images of a group are that near to its first one, which is the first printed. No model is loaded.
+    The image to keep has the most pixels of its group; of equally large ones it is the oldest. Every other image of the
+    group reaches the threshold with it. Links and hard links to one file count once. No model is loaded, and no file is
+    deleted: look at --html before you delete any.
 
-    Example: hf-clip duplicates photos.index --threshold 0.98
+    Example: hf-clip duplicates photos.index --html duplicates.html
     """
-    from ..search.duplicates import find_duplicates
-    from ..search.index import open_rows
+    check_html(html, force)
 
-    rows, columns, graph = open_rows(path)
-    names = columns["path"]
-    groups = find_duplicates(rows, threshold, graph)
+    from ..model.image_processing_hf_clip import open_image
+    from ..search.duplicates import find_duplicates, preferred_order, read_file_facts
+    from ..search.storage import image_source, open_index_files
+
+    settings, rows, columns, graph = open_index_files(path)
+    names = columns["path"].to_pylist()
+    facts = read_file_facts([image_source(settings, name) for name in names], open_image)
+    order = preferred_order(facts)
+    groups = find_duplicates(rows, threshold, graph, order)
     for group in groups:
-        others = [
-            {"path": names[row].as_py(), "score": score} for row, score in zip(group.others, group.scores, strict=True)
-        ]
-        if as_json:
-            say(json.dumps({"path": names[group.first].as_py(), "duplicates": others}))
-        else:
-            say(names[group.first].as_py())
-            for other in others:
-                say(f"    {other['score']:.4f}  {other['path']}")
+        lines = [json.dumps(as_object(group, names, facts))] if as_json else lines_of_group(group, names, facts)
+        for line in lines:
+            say(line)
     count = sum(len(group.others) for group in groups)
-    say(f"{count:,} of {len(rows):,} images repeat one of {len(groups):,}", err=True)
+    say(f"{count:,} of {len(order):,} images repeat one of {len(groups):,}", err=True)
+    if linked := len(rows) - len(order):
+        say(f"{linked:,} more names are links to a file that is listed already", err=True)
+    if unread := sum(not each.pixels for each in facts):
+        say(f"{unread:,} images cannot be opened: their sizes are unknown, so which to keep is not", err=True)
+    if html is not None and groups:
+        captions = []
+        for group in groups:
+            verdicts = ["keep", *(f"{score:.4f}" for score in group.scores)]
+            for row, verdict in zip([group.keeper, *group.others], verdicts, strict=True):
+                captions.append((names[row], f"{verdict} ({size(facts[row])}) {names[row]}"))
+        write_sheets(settings, captions, f"images nearly the same: cosine at least {threshold:g}", html, None)
+
+
+def check_html(output: Path | None, force: bool) -> None:
+    """Raise CommandError or FileExistsError for a web page that cannot or may not be written."""
+    if output is None:
+        return
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise CommandError(f"{output} has no suffix of a web page: choose a name that ends in .html")
+    if not output.absolute().parent.is_dir():
+        raise CommandError(f"cannot write {output}: there is no folder {output.parent}")
+    check_output(output, force)
 
 
 def open_index(path: Path, model: str | None, device: str | None, trust: bool, text_only: bool) -> "ImageIndex":
-    """Open an index with its model, or only with the text tower."""
-    from ..search.index import ImageIndex, read_index_settings
+    """Open an index with its model or, for queries of texts, with the text tower alone."""
+    from ..search.index import ImageIndex
+    from ..search.storage import read_index_settings
 
     settings = read_index_settings(path)
     name, precision = model or settings["model"], Precision(settings["dtype"])
@@ -114,7 +161,7 @@ def open_index(path: Path, model: str | None, device: str | None, trust: bool, t
 
 
 def weighted(items: list[str] | None) -> list[tuple[str, float]]:
-    """Split each item into what it is and the weight after its ^."""
+    """Split each item into text or path and the weight after its ^, 1 without one."""
     pairs = []
     for item in items or ():
         found = WEIGHT.fullmatch(item)
@@ -127,14 +174,47 @@ def title(texts: list[str] | None, images: list[str] | None, minus: list[str] | 
     return " ".join([" + ".join([*(texts or ()), *(images or ())]), *(f"- {text}" for text in minus or ())])
 
 
-def write_sheets(
-    index: "ImageIndex", hits: list[dict[str, Any]], heading: str, html: Path | None, plot: Path | None
-) -> None:
-    """Write what was found as a page and a picture, where asked for."""
-    from ..plots.sheet import draw_sheet, write_sheet
+def size(facts: Any) -> str:
+    """Return the size of an image in megapixels."""
+    return f"{facts.pixels / 1e6:.1f} MP" if facts.pixels else "size unknown"
 
-    images = [(index.source_of(hit["path"]), f"{hit['score']:.3f} {hit['path']}") for hit in hits]
+
+def as_object(group: "DuplicateGroup", names: list[str], facts: list[Any]) -> dict[str, Any]:
+    """Return the JSON object of a group: path and pixels of the image to keep, and of the others with their cosines."""
+    others = [
+        {"path": names[row], "score": score, "pixels": facts[row].pixels}
+        for row, score in zip(group.others, group.scores, strict=True)
+    ]
+    return {"path": names[group.keeper], "pixels": facts[group.keeper].pixels, "duplicates": others}
+
+
+def lines_of_group(group: "DuplicateGroup", names: list[str], facts: list[Any]) -> list[str]:
+    """Return the lines of a group: the image to keep, then the others with their cosines."""
+    others = [
+        f"    {score:.4f}  {names[row]}  ({size(facts[row])})"
+        for row, score in zip(group.others, group.scores, strict=True)
+    ]
+    return [f"{names[group.keeper]}  (keep, {size(facts[group.keeper])})", *others]
+
+
+def write_sheets(
+    settings: "Mapping[str, Any]", images: list[tuple[str, str]], heading: str, html: Path | None, plot: Path | None
+) -> None:
+    """Write thumbnails of images, pairs of a path and a caption, as a web page and a figure, where asked for.
+
+    Raises:
+        CommandError: No image can be opened, as with the wrong folder.
+    """
+    from ..plots.sheet import draw_sheet, write_sheet
+    from ..search.storage import image_source
+
+    sources = [(image_source(settings, name), caption) for name, caption in images]
     for output, write in ((html, write_sheet), (plot, draw_sheet)):
-        if output is not None:
-            write(images, heading, output)
-            say(f"drawn: {output}", err=True)
+        if output is None:
+            continue
+        if not write(sources, heading, output):
+            raise CommandError(
+                f"none of the {len(images):,} images can be opened in {settings.get('folder') or os.curdir}: run "
+                "hf-clip index again with --folder, the folder that their paths start from"
+            )
+        say(f"drawn: {output}", err=True)

@@ -35,7 +35,8 @@ def serve_app(
     require("gradio", "app", "the app")
 
     from ..app.page import build_page, display_name, launch_page
-    from ..search.index import ImageIndex, read_index_settings
+    from ..search.index import ImageIndex
+    from ..search.storage import read_index_settings
 
     if index is not None:
         read_index_settings(index)  # before a model is loaded

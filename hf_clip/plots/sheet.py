@@ -34,8 +34,8 @@ figcaption {{ overflow-wrap: anywhere; color: #444; }}
 FIGURE = "<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def draw_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Path) -> None:
-    """Draw thumbnails with captions as a figure; a failure leaves no partial file."""
+def draw_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Path) -> int:
+    """Draw thumbnails with captions as a figure, and return how many images opened; without any nothing is written."""
     from matplotlib.figure import Figure
 
     columns = min(THUMBNAILS_PER_ROW, len(images))
@@ -45,26 +45,33 @@ def draw_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Pa
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, (source, caption) in zip(axes.flat, images, strict=False):
-        thumbnail = thumbnail_of(source)
+    thumbnails = [thumbnail_of(source) for source, _ in images]
+    for axis, thumbnail, (_, caption) in zip(axes.flat, thumbnails, images, strict=False):
         if thumbnail is not None:
             axis.imshow(thumbnail)
         axis.set_title(caption[-40:], fontsize=7, y=-0.12, parse_math=False)
-    save_figure(figure, output)
+    opened = sum(thumbnail is not None for thumbnail in thumbnails)
+    if opened:
+        save_figure(figure, output)
+    return opened
 
 
-def write_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Path) -> None:
-    """Write a web page with embedded thumbnails, which needs no other file."""
+def write_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Path) -> int:
+    """Write a web page with embedded thumbnails, and return how many images opened; without any nothing is written."""
+    thumbnails = [thumbnail_of(source) for source, _ in images]
     figures = "\n".join(
-        FIGURE.format(image=_embedded(source), caption=html.escape(caption)) for source, caption in images
+        FIGURE.format(image=_embedded(thumbnail), caption=html.escape(caption))
+        for thumbnail, (_, caption) in zip(thumbnails, images, strict=True)
     )
-    page = PAGE.format(title=html.escape(title), side=SIDE, figures=figures)
-    with replacing(output, "new") as work:
-        work.write_text(page, encoding="utf-8", errors="backslashreplace")
+    opened = sum(thumbnail is not None for thumbnail in thumbnails)
+    if opened:
+        page = PAGE.format(title=html.escape(title), side=SIDE, figures=figures)
+        with replacing(output, "new") as work:
+            work.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return opened
 
 
-def _embedded(source: ImageSource) -> str:
-    thumbnail = thumbnail_of(source)
+def _embedded(thumbnail: Image.Image | None) -> str:
     if thumbnail is None:
         return "<p>cannot be opened</p>"
     buffer = io.BytesIO()

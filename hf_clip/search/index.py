@@ -1,50 +1,53 @@
-"""An index of images' embeddings in a directory: exact, or approximate by a graph."""
+"""Search of images by text, image, or weighted sums of both, in an index of embeddings."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..data.tars import read_member
 from ..embedding.identity import OtherModelError, image_probe, name_of, same_model, text_probe
 from ..embedding.images import embed_images
 from ..embedding.parts import OWN
 from ..embedding.reading import Embeddings, open_embeddings
 from ..embedding.texts import embed_texts
 from ..utils.files import new_directory
-from ..utils.packages import require
 from . import exact, graph
 from .filters import Where, allowed_rows
+from .storage import (
+    GRAPH_FILE,
+    ROWS_FILE,
+    SearchError,
+    image_source,
+    open_index_files,
+    read_index_settings,
+    write_index_settings,
+    write_rows,
+)
 from .tuning_texts import TUNING_TEXTS
 
-SETTINGS_FILE, ROWS_FILE, COLUMNS_FILE, GRAPH_FILE = "settings.json", "rows.npy", "columns.arrow", "graph.usearch"
 Weighted = Any  # one or several items, or pairs (item, weight)
-
-
-class SearchError(ValueError):
-    """A directory that is no index, or embeddings that cannot become one."""
+TIMED_QUERIES = 16
 
 
 @dataclass(frozen=True, eq=False)
 class ImageIndex:
     """Search images by texts, images, and sums of both.
 
-    An index is a directory with the embeddings as unit vectors, which are memory-mapped, with the columns of the
-    images, and with what identifies the model. `kind="exact"` compares a query with every row; `kind="hnsw"` searches a
-    graph, for millions of images, and ranks what it finds by the stored rows.
+    An index is a directory with the embeddings as unit vectors, which are memory-mapped, the columns of the images, and
+    the identity of the model. `kind="exact"` compares a query with every row. `kind="hnsw"` searches a graph, for
+    millions of images, and ranks its candidates by the stored rows.
 
     Args:
         path: The directory.
-        settings: What `build` stored: kind, model, probes, and the recall that was measured.
+        settings: Kind, model, probes, and for HNSW the measured recall, as `build` stored them.
         rows: Unit vectors (N, dim), float32 or float16.
-        columns: An Arrow table with `path` and the columns that the source of the images has.
+        columns: An Arrow table with `path` and the further columns of the images' source.
         graph: The graph of an HNSW index, else None.
         model: A CLIP, or its text tower with projection where only texts are searched for.
         processor: Its processor or, for a text tower, tokenizer.
@@ -76,28 +79,29 @@ class ImageIndex:
         recall: float = 0.95,
         folder: str | os.PathLike | None = None,
     ) -> "ImageIndex":
-        """Build an index of the output of `hf-clip embed`, or bring an index up to date.
+        """Build an index of the output of `hf-clip embed`, or bring an existing index up to date.
 
-        Where `output` is an index of the same kind already, its rows stay, new ones are inserted, and those of images
-        that are gone or have changed are removed; if that is more than half of them, it is built anew.
+        If `output` is an index of the same kind and model, its rows stay, rows of new images are inserted, and rows of
+        changed and missing images are removed; if more than half would be removed, the index is built anew.
 
         Args:
             embeddings: A .safetensors, .npy or .parquet, or a directory of parts.
-            output: The directory of the index; replaced when the new one is whole.
+            output: The directory of the index; the complete new index replaces it in one step.
             model: The CLIP that made the embeddings, with both towers.
             processor: Its processor.
             kind: "exact" or "hnsw" (needs usearch).
             dtype: The dtype of the stored rows; float16 halves them, and changes scores by about 1e-4.
-            queries: Texts on which an HNSW index is tuned; common prompts unless given.
-            recall: The share of the 10 nearest images that an HNSW index should find on `queries`.
-            folder: The folder that relative paths count from; what the embeddings say unless given.
+            queries: Texts on which an HNSW index is tuned (default: 240 common queries).
+            recall: The share of the 10 nearest images that an HNSW index should find, averaged over `queries`.
+            folder: The folder that relative paths start from (default: the folder that was embedded).
 
         Returns:
             The index, opened.
 
         Raises:
-            OtherModelError: The embeddings are another model's.
-            StoreError: There are no embeddings there.
+            OtherModelError: Another model made the embeddings.
+            SearchError: A key repeats, or an embedding is zero or not finite.
+            StoreError: There are no embeddings.
         """
         if kind not in ("exact", "hnsw"):
             raise ValueError(f"kind is {kind!r}: choose exact or hnsw")
@@ -111,19 +115,21 @@ class ImageIndex:
             "text_probe": text_probe(model, processor)[0].tolist(),
             "folder": os.fspath(folder) if folder is not None else source.settings.get("folder"),
         }
-        old = _Old.at(output, settings, np.dtype(dtype))
+        old = _Existing.at(output, settings, np.dtype(dtype))
         with new_directory(output) as work:
-            kept = _write_rows(work, source, old, np.dtype(dtype))
-            settings["inserted"] = _count(work) - int(kept.sum())
+            count, kept = _write_all_rows(work, source, old, np.dtype(dtype))
+            settings["inserted"] = count - int(kept.sum())
             if kind == "hnsw":
                 texts = embed_texts(model, processor, list(queries or TUNING_TEXTS), truncation=True).numpy()
-                settings |= _write_graph(work, output, kept, texts, recall)
-            (work / SETTINGS_FILE).write_text(json.dumps(settings))
+                settings |= _write_graph(work, old, kept, texts, recall)
+            write_index_settings(work, settings)
         return cls.load(output, model, processor)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> "ImageIndex":
         """Open an index; rows and graph are mapped, not read.
+
+        An index that was copied is read once and compared with its checksums.
 
         Args:
             path: The directory.
@@ -134,35 +140,41 @@ class ImageIndex:
             The index.
 
         Raises:
-            OtherModelError: The index is another model's.
-            ValueError: There is no index.
+            OtherModelError: The index was made with another model.
+            SearchError: There is no index, or it is damaged.
         """
-        path = Path(path)
-        settings = read_index_settings(path)
-        _check(text_probe(model, processor)[0], settings, "text_probe", model)
-        return cls(path, settings, *open_rows(path), model, processor)
+        _check(text_probe(model, processor)[0], read_index_settings(path), "text_probe", model)
+        return cls(Path(path), *open_index_files(path), model, processor)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def search(
-        self, text: Weighted = (), *, image: Weighted = (), minus: Weighted = (), k: int = 20, where: Where = None
+        self,
+        text: Weighted = (),
+        *,
+        image: Weighted = (),
+        minus: Weighted = (),
+        k: int = 20,
+        where: Where = None,
+        min_score: float = -1.0,
     ) -> list[dict[str, Any]]:
-        """Find the images that are most like a text, an image, or a sum of several.
+        """Find the images most similar to a text, an image, or a sum of several.
 
         Args:
             text: A text, or several, each alone or as (text, weight).
             image: An image as `embed_images` takes it, or a list of several, each alone or as (image, weight).
             minus: Texts to subtract, as `text`.
             k: How many images to find.
-            where: Conditions on columns that an image has to meet, such as [("year", ">=", 2020)]; they are compared
-                with every row.
+            where: Conditions on columns, such as [("year", ">=", 2020)], see `hf_clip.search.filters`.
+            min_score: Leave out images with a lower score. Cosines of texts with images are low, about 0.2 to 0.35
+                for a match.
 
         Returns:
-            For each image, the best first: `path` and the other columns, `score` (cosine), and `row`.
+            For each image, best first: `path` and the other columns, `score` (cosine), and `row`.
 
         Raises:
-            ValueError: There is nothing to search for, or a column is not known.
+            ValueError: The query is empty, or a column is unknown.
         """
         query = self.embed_query(text, image, minus)
         scores, found = self.nearest(query[None], k, where)
@@ -170,33 +182,33 @@ class ImageIndex:
         return [
             {**values, "score": float(score), "row": int(row)}
             for values, score, row in zip(columns, scores[0], found[0], strict=True)
+            if score >= min_score
         ]
 
     def source_of(self, path: str) -> str | Callable[[], bytes]:
-        """Return where an image that was found lies, or what reads it from a tar.
+        """Return the file or URL of an image, or a function that reads it from a tar.
 
         Args:
             path: The `path` of a hit.
 
         Returns:
-            The path below the folder of the images, or a function that gives the bytes.
+            The path below the folder of the images, the URL, or a function that returns the bytes.
         """
-        full = os.path.join(self.settings.get("folder") or "", path)
-        return partial(read_member, full) if ".tar:" in path and not os.path.exists(full) else full
+        return image_source(self.settings, path)
 
     def nearest(self, queries: np.ndarray, k: int, where: Where = None) -> tuple[np.ndarray, np.ndarray]:
-        """Find the `k` nearest rows of each of the unit vectors `queries` (Q, dim).
+        """Find the `k` nearest rows of each query.
 
         Args:
-            queries: Embeddings of the same model.
+            queries: Unit vectors (Q, dim), embeddings of the same model.
             k: How many rows to find.
-            where: Conditions on columns; rows that meet them are compared exactly in any kind of index.
+            where: Conditions on columns; the rows that meet them are compared exactly, also in an HNSW index.
 
         Returns:
-            Cosines (Q, k) float64 and row numbers (Q, k), the best first and equal ones in the order of rows.
+            Cosines (Q, k) float64 and row numbers (Q, k), best first; rows with equal cosines in their order.
 
         Raises:
-            ValueError: `k` is less than 1, or a column is not known.
+            ValueError: `k` is less than 1, or a column is unknown.
         """
         if k < 1:
             raise ValueError(f"k is {k}: ask for at least 1")
@@ -217,11 +229,13 @@ class ImageIndex:
             The vector, float32.
 
         Raises:
-            ValueError: There is nothing to embed, or the sum is zero.
+            ValueError: The query is empty, or the sum is zero.
         """
         texts = [*_weighted(text), *((value, -weight) for value, weight in _weighted(minus))]
         images = _weighted(image)
         parts = []
+        if not all(str(value).strip() for value, _ in texts):
+            raise ValueError("a text of the query is empty: write a description, or leave it out")
         if texts:
             parts.append(_sum(embed_texts(self.model, self.processor, [value for value, _ in texts]), texts))
         if images:
@@ -252,7 +266,7 @@ def _is_pair(item: Any) -> bool:
 
 
 def _check(probe: torch.Tensor, settings: Mapping[str, Any], name: str, model: PreTrainedModel) -> None:
-    """Raise OtherModelError unless `probe` is that of the settings."""
+    """Raise OtherModelError unless `probe`, the embedding of a fixed input, equals the one in the settings."""
     known = torch.tensor(settings[name])
     if not same_model(probe, known, same_precision=False):
         raise OtherModelError(
@@ -261,62 +275,35 @@ def _check(probe: torch.Tensor, settings: Mapping[str, Any], name: str, model: P
         )
 
 
-def read_index_settings(path: str | os.PathLike) -> dict[str, Any]:
-    """Read the settings of an index.
-
-    Raises:
-        SearchError: There is no index, or it is broken.
-    """
-    try:
-        return json.loads((Path(path) / SETTINGS_FILE).read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise SearchError(f"there is no index at {path}: make one with hf-clip index") from None
-    except ValueError as error:
-        raise SearchError(f"the index {path} is broken ({error}): build it again") from error
-
-
-def open_rows(path: str | os.PathLike) -> tuple[np.ndarray, Any, Any]:
-    """Map the rows, columns and, for HNSW, the graph of an index; no model is needed."""
-    path = Path(path)
-    kind = read_index_settings(path)["kind"]
-    tree = graph.open_graph(path / GRAPH_FILE) if kind == "hnsw" else None
-    # copy on write: PyTorch warns of maps that cannot be written
-    return np.load(path / ROWS_FILE, mmap_mode="c"), _read_columns(path), tree
-
-
-def _read_columns(path: Path) -> Any:
-    require("pyarrow", "search", "an index")
-    import pyarrow as pa
-
-    with pa.memory_map(str(path / COLUMNS_FILE)) as source:
-        return pa.ipc.open_file(source).read_all()
-
-
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Old:
-    """An index that is to be brought up to date."""
+class _Existing:
+    """An index that is brought up to date: its rows stay where image and embedding are unchanged."""
 
     keys: dict[str, int]
     rows: np.ndarray
     columns: Any
+    graph: Any
 
     @classmethod
-    def at(cls, path: Path, settings: Mapping[str, Any], dtype: np.dtype) -> "_Old | None":
-        """Open the index at `path` if its rows can stay: it is of the same kind, dtype and model."""
+    def at(cls, path: Path, settings: Mapping[str, Any], dtype: np.dtype) -> "_Existing | None":
+        """Open the index at `path`, or return None unless it has the same kind, dtype, folder and model."""
         try:
-            theirs = read_index_settings(path)
-        except SearchError:
+            files = open_index_files(path, growing=True)
+        except SearchError:  # none, damaged, or of an earlier version: built anew
             return None
-        rows, columns = np.load(path / ROWS_FILE, mmap_mode="r"), _read_columns(path)
-        if any(theirs[key] != settings[key] for key in ("kind", "probe", "folder")) or rows.dtype != dtype:
+        if (
+            any(files.settings[key] != settings[key] for key in ("kind", "probe", "folder"))
+            or files.rows.dtype != dtype
+        ):
             return None
-        return cls({key: row for row, key in enumerate(columns["key"].to_pylist())}, rows, columns)
+        keys = {key: row for row, key in enumerate(files.columns["key"].to_pylist())}
+        return cls(keys, files.rows, files.columns, files.graph)
 
     def places(self, keys: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """Return where the rows are in the old index, -1 for those that are new or have changed."""
+        """Return the row number of each image in the existing index, -1 for new and changed ones."""
         places = np.array([self.keys.get(key, -1) for key in keys])
         known = np.flatnonzero(places >= 0)
         changed = (np.asarray(self.rows[places[known]]) != rows[known]).any(1)
@@ -324,23 +311,36 @@ class _Old:
         return places
 
     def kept(self, chunks: Iterator[tuple[Any, np.ndarray]]) -> np.ndarray:
-        """Return which of the old rows stay; none where most would go."""
+        """Return True for each existing row that stays; none stays where more than half would go."""
         kept = np.zeros(len(self.rows), bool)
         for columns, rows in chunks:
             places = self.places(columns["key"].to_pylist(), rows)
             kept[places[places >= 0]] = True
+        # removed rows leave a graph with long detours: past half, building it anew is faster and better
         return kept if kept.sum() * 2 > len(kept) else np.zeros_like(kept)
 
 
-def _write_rows(work: Path, source: Embeddings, old: _Old | None, dtype: np.dtype) -> np.ndarray:
-    """Write rows and columns, those of `old` first, and return which of them stayed."""
+def _write_all_rows(work: Path, source: Embeddings, old: _Existing | None, dtype: np.dtype) -> tuple[int, np.ndarray]:
+    """Write rows and columns, kept ones first; return their number and which rows of `old` were kept."""
     kept = np.zeros(0, bool) if old is None else old.kept(_unit_chunks(source, dtype))
     chunks = _unit_chunks(source, dtype) if old is None or not kept.any() else _with_old(source, old, kept, dtype)
-    _write(work, chunks, dtype, source.settings["dim"])
-    return kept
+    return write_rows(work, _unique(chunks), dtype, source.settings["dim"]), kept
 
 
-def _with_old(source: Embeddings, old: _Old, kept: np.ndarray, dtype: np.dtype) -> Iterator[tuple[Any, np.ndarray]]:
+def _unique(chunks: Iterator[tuple[Any, np.ndarray]]) -> Iterator[tuple[Any, np.ndarray]]:
+    """Pass chunks on; raise SearchError for a key that repeats, because one image would replace the other."""
+    seen: set[str] = set()
+    for columns, rows in chunks:
+        for key in columns["key"].to_pylist():
+            if key in seen:
+                raise SearchError(f"the key {key!r} is that of several images: embed them with a key that is unique")
+            seen.add(key)
+        yield columns, rows
+
+
+def _with_old(
+    source: Embeddings, old: _Existing, kept: np.ndarray, dtype: np.dtype
+) -> Iterator[tuple[Any, np.ndarray]]:
     size = exact.block_rows(source.settings["dim"])
     for start in range(0, len(kept), size):
         part = kept[start : start + size]
@@ -368,49 +368,33 @@ def _unit_chunks(source: Embeddings, dtype: np.dtype) -> Iterator[tuple[Any, np.
             )
 
 
-def _write(work: Path, chunks: Iterator[tuple[Any, np.ndarray]], dtype: np.dtype, dim: int) -> None:
-    import pyarrow as pa
-
-    count, writer, schema = 0, None, None
-    with (work / ROWS_FILE).open("wb") as file, pa.OSFile(str(work / COLUMNS_FILE), "wb") as sink:
-        np.lib.format.write_array_header_1_0(file, _header(dtype, 0, dim))
-        for columns, rows in chunks:
-            if writer is None:
-                schema = columns.schema.remove_metadata()
-                writer = pa.ipc.new_file(sink, schema)
-            writer.write_table(columns.cast(schema))
-            file.write(np.ascontiguousarray(rows).tobytes())
-            count += len(rows)
-        if writer is None:
-            raise SearchError("there are no embeddings to index: embed at least one image")
-        writer.close()
-    _correct_count(work / ROWS_FILE, dtype, count, dim)
-
-
-def _header(dtype: np.dtype, count: int, dim: int) -> dict[str, Any]:
-    return {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": (count, dim)}
-
-
-def _correct_count(path: Path, dtype: np.dtype, count: int, dim: int) -> None:
-    """Write the header again; NumPy pads it so that the first axis may grow."""
-    with path.open("r+b") as file:
-        np.lib.format.write_array_header_1_0(file, _header(dtype, count, dim))
-
-
-def _count(work: Path) -> int:
-    return len(np.load(work / ROWS_FILE, mmap_mode="r"))
-
-
-def _write_graph(work: Path, old: Path, kept: np.ndarray, texts: np.ndarray, wanted: float) -> dict[str, Any]:
-    """Write the graph, that of the index `old` where rows of it are kept, and return how it is to be searched."""
+def _write_graph(
+    work: Path, old: _Existing | None, kept: np.ndarray, texts: np.ndarray, wanted: float
+) -> dict[str, Any]:
+    """Write the graph, grown from that of `old` where rows are kept; return its tuned settings and measured times."""
     rows = np.load(work / ROWS_FILE, mmap_mode="c")
-    tree = graph.open_graph(old / GRAPH_FILE, copy=True) if kept.any() else graph.new_graph(rows.shape[1])
-    if kept.any() and not kept.all():
+    tree = old.graph if old is not None and kept.any() else graph.new_graph(rows.shape[1])
+    if len(tree) and not kept.all():
         graph.drop(tree, kept)
     graph.grow(tree, rows)
     tree.save(str(work / GRAPH_FILE))
     expansion, measured = graph.tune(tree, rows, texts, wanted)
-    return {"expansion": expansion, "recall": measured, "queries": len(texts), "wanted": wanted}
+    ways: dict[str, Callable[[np.ndarray], Any]] = {
+        "graph_ms": lambda query: graph.nearest_in_graph(tree, rows, query, graph.MEASURED_AT, expansion),
+        "exact_ms": lambda query: exact.nearest(rows, query, graph.MEASURED_AT),
+    }
+    times = {name: _median_ms(search, texts[:TIMED_QUERIES]) for name, search in ways.items()}
+    return {"expansion": expansion, "recall": measured, "queries": len(texts), "wanted": wanted, **times}
 
 
-__all__ = ["ImageIndex", "SearchError", "open_rows", "read_index_settings"]
+def _median_ms(search: Callable[[np.ndarray], Any], queries: np.ndarray) -> float:
+    """Return the median time of a search with one query at a time."""
+    times = []
+    for query in queries:
+        start = perf_counter()
+        search(query[None])
+        times.append((perf_counter() - start) * 1e3)
+    return float(np.median(times))
+
+
+__all__ = ["ImageIndex"]

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 from support.commands import run
 from support.originals import FAMILIES
 
@@ -62,6 +63,44 @@ def test_duplicates_are_listed_once(index, capsys):
     assert err == "1 of 8 images repeat one of 1\n"
 
 
+def test_the_larger_image_is_kept_and_a_link_is_no_copy(embed, photos, tmp_path, capsys):
+    with Image.open(photos / "0.png") as image:
+        image.resize((280, 160), Image.Resampling.NEAREST).save(photos / "zoomed.png")
+    (photos / "a-link.png").symlink_to("zoomed.png")
+    embed()
+    assert run("index", tmp_path / "out.npy", "-o", tmp_path / "i", "--folder", photos) == 0
+    capsys.readouterr()
+    page = tmp_path / "d.html"
+    assert run("duplicates", tmp_path / "i", "--threshold", "0.9", "--html", page) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].endswith("(keep, 0.0 MP)")
+    assert lines[0].startswith(("a-link.png", "zoomed.png"))
+    assert any(line.split()[1] == "0.png" for line in lines[1:])
+    assert sum("a-link.png" in line or "zoomed.png" in line for line in lines) == 1
+    assert "1 more names are links to a file that is listed already" in err
+    assert "keep (0.0 MP)" in page.read_text()
+    assert run("duplicates", tmp_path / "i", "--html", page) == 1
+    assert "exists: choose another output" in capsys.readouterr().err
+
+
+def test_a_sheet_without_a_picture_is_an_error(embed, photos, tmp_path, capsys):
+    embed()
+    assert run("index", tmp_path / "out.npy", "-o", tmp_path / "i", "--folder", tmp_path / "elsewhere") == 0
+    assert run("search", tmp_path / "i", "x", "--html", tmp_path / "s.html") == 1
+    err = capsys.readouterr().err
+    assert f"none of the 7 images can be opened in {tmp_path / 'elsewhere'}: run hf-clip index again with --fold" in err
+    assert not (tmp_path / "s.html").exists()
+
+
+def test_scores_below_the_least_are_left_out(index, capsys):
+    capsys.readouterr()
+    assert run("search", index, "x", "--json") == 0
+    scores = [json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()]
+    assert run("search", index, "x", "--min-score", scores[2] - 1e-9, "--json") == 0
+    assert [json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()] == scores[:3]
+
+
 def test_an_hnsw_index_tells_its_recall(index, tmp_path, capsys):
     pytest.importorskip("usearch")
     (tmp_path / "queries.txt").write_text("a cat\na dog\n")
@@ -76,11 +115,13 @@ def test_an_hnsw_index_tells_its_recall(index, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "i"], "there is nothing to search for: give a text or --image"),
+        (["search", "i"], "the query is empty: write a text, or pass --image"),
         (["search", "nowhere", "x"], "there is no index at nowhere"),
-        (["search", "i", "x", "--where", "2020"], "'2020' is no condition"),
-        (["search", "i", "x", "--html", "no/s.html"], "can't write no/s.html: there is no folder no"),
-        (["index", "out.npy", "-o", "photos"], "photos exists and is no index: choose another output"),
+        (["search", "i", "x", "--where", "2020"], "'2020' is not a condition"),
+        (["search", "i", "x", "--html", "no/s.html"], "cannot write no/s.html: there is no folder no"),
+        (["search", "i", "x", "--html", "labels.txt"], "labels.txt has no suffix of a web page"),
+        (["search", "i", ""], "a text of the query is empty"),
+        (["index", "out.npy", "-o", "photos"], "photos exists and is not an index: choose another output"),
         (["index", "out.npy", "-o", "new", "--queries", "none.txt"], "there is no file none.txt"),
         (["duplicates", "nowhere"], "there is no index at nowhere"),
     ],

@@ -148,6 +148,7 @@ def test_another_model_is_refused(repositories, photos, tmp_path):
     ("query", "message"),
     [
         ({}, "there is nothing to search for"),
+        ({"text": ["a cat", " "]}, "a text of the query is empty"),
         ({"text": "a cat", "minus": "a cat"}, "cancel each other"),
         ({"text": "a cat", "k": 0}, "k is 0: ask for at least 1"),
     ],
@@ -168,7 +169,7 @@ def test_what_is_no_index_and_what_are_no_embeddings_is_named(clip, tmp_path):
     with pytest.raises(StoreError, match=r"lacks the f\.npy\.index\.jsonl"):
         ImageIndex.build(tmp_path / "f.npy", tmp_path / "i", *clip)
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match="is broken"):
+    with pytest.raises(ValueError, match="is damaged"):
         ImageIndex.load(tmp_path, *clip)
 
 

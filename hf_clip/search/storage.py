@@ -1,0 +1,283 @@
+"""Files of an index: rows.npy, columns.arrow, graph.usearch, and settings.json, which describes the other three.
+
+A writer replaces the whole directory, so a reader must not take one file from the old index and one from the new one:
+it compares the generation in settings.json before and after opening the others. settings.json has the size, time and
+SHA-256 of each file. A file with another time, such as a copy, is read and compared before it is used: a damaged Arrow
+file or graph can crash the process that maps it.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from time import sleep
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data.tars import read_member
+from ..utils.files import file_sha256
+from ..utils.packages import require
+from .exact import block_rows
+from .graph import open_graph
+
+SETTINGS_FILE, ROWS_FILE, COLUMNS_FILE, GRAPH_FILE = "settings.json", "rows.npy", "columns.arrow", "graph.usearch"
+INDEX_FORMAT = "hf_clip index 2"
+REQUIRED_SETTINGS = {
+    "generation": str, "kind": str, "count": int, "dim": int, "row_dtype": str, "files": dict, "model": str,
+    "dtype": str, "probe": list, "text_probe": list,
+}  # fmt: skip
+# a directory that is replaced this often while it is being opened has several writers
+ATTEMPTS, PAUSE = 50, 0.01
+# unit vectors of float16 are this far from length 1 at most
+LENGTH_TOLERANCE = 5e-3
+
+
+class SearchError(ValueError):
+    """Raised for a directory that is not an index, a damaged index, or embeddings that cannot be indexed."""
+
+
+class IndexFiles(NamedTuple):
+    """The opened files of one generation of an index.
+
+    Args:
+        settings: The contents of settings.json.
+        rows: Unit vectors (N, dim), mapped.
+        columns: An Arrow table of N rows, mapped.
+        graph: The graph of an HNSW index, else None.
+    """
+
+    settings: dict[str, Any]
+    rows: np.ndarray
+    columns: Any
+    graph: Any
+
+
+def read_index_settings(path: str | os.PathLike) -> dict[str, Any]:
+    """Read the settings of an index.
+
+    Raises:
+        SearchError: There is no index, or it is damaged or of an earlier version.
+    """
+    try:
+        settings = json.loads((Path(path) / SETTINGS_FILE).read_text(encoding="utf-8"))
+        checksum = settings.pop("checksum", None)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SearchError(f"there is no index at {path}: make one with hf-clip index") from None
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise SearchError(f"{path} is damaged, {SETTINGS_FILE} is not JSON of an index: build it again") from error
+    if settings.get("format") != INDEX_FORMAT:
+        raise SearchError(f"{path} was made by another version of hf_clip: build it again")
+    valid = all(isinstance(settings.get(name), kind) for name, kind in REQUIRED_SETTINGS.items())
+    if not valid or checksum != _checksum(settings):
+        raise SearchError(f"{path} is damaged, {SETTINGS_FILE} has changed: build it again")
+    return settings
+
+
+def open_index_files(path: str | os.PathLike, growing: bool = False) -> IndexFiles:
+    """Open the files of one generation of an index; no model is needed.
+
+    Args:
+        path: The directory.
+        growing: Read the graph into memory, where rows can be added and removed, instead of mapping it.
+
+    Raises:
+        SearchError: There is no index, or it is damaged.
+    """
+    require("pyarrow", "search", "an index")
+    path = Path(path)
+    settings = read_index_settings(path)
+    for _ in range(ATTEMPTS):
+        try:
+            files = _open_files(path, settings, growing)
+        except (SearchError, OSError):
+            if _generation(path) == settings["generation"]:
+                raise
+        else:
+            if _generation(path) == settings["generation"]:
+                return files
+        # replaced in the meantime; between two renames there is no index for an instant
+        sleep(PAUSE)
+        with suppress(SearchError):
+            settings = read_index_settings(path)
+    raise SearchError(f"{path} was replaced {ATTEMPTS} times while it was being opened: wait for its writers")
+
+
+def _generation(path: Path) -> str | None:
+    """Return the generation of the index that is at `path` now, None if there is none."""
+    try:
+        return read_index_settings(path)["generation"]
+    except SearchError:
+        return None
+
+
+def _open_files(path: Path, settings: dict[str, Any], growing: bool) -> IndexFiles:
+    checks = [_check_file(path, name, recorded) for name, recorded in settings["files"].items()]
+    unchanged = all(checks)
+    rows = _open_rows(path, settings)
+    columns = _open_columns(path, settings, validate=not unchanged)
+    tree = None
+    if settings["kind"] == "hnsw":
+        tree = open_graph(path / GRAPH_FILE, copy=growing)
+        if (len(tree), tree.ndim) != rows.shape:
+            raise SearchError(
+                f"{path} is damaged, {GRAPH_FILE} has {len(tree):,} rows, not {len(rows):,}: build it again"
+            )
+    if not unchanged:
+        _check_lengths(path, rows)
+    return IndexFiles(settings, rows, columns, tree)
+
+
+def _check_file(path: Path, name: str, recorded: Mapping[str, Any]) -> bool:
+    """Return True for the very file that was written; raise SearchError if one with another time differs from it."""
+    if name not in (ROWS_FILE, COLUMNS_FILE, GRAPH_FILE):
+        raise SearchError(f"{path} is damaged, {SETTINGS_FILE} has the unknown file {name!r}: build it again")
+    try:
+        stat = (path / name).stat()
+    except OSError as error:
+        raise SearchError(f"{path} is damaged, {name} is missing: build it again") from error
+    if stat.st_size != recorded.get("bytes"):
+        raise SearchError(
+            f"{path} is damaged, {name} has {stat.st_size:,} bytes, not {recorded.get('bytes')}: build it again"
+        )
+    if stat.st_mtime_ns == recorded.get("modified_ns"):
+        return True
+    if file_sha256(path / name) != recorded.get("sha256"):
+        raise SearchError(f"{path} is damaged, the contents of {name} have changed: build it again")
+    return False
+
+
+def _open_rows(path: Path, settings: Mapping[str, Any]) -> np.ndarray:
+    try:
+        # copy on write: PyTorch warns of arrays that cannot be written
+        rows = np.load(path / ROWS_FILE, mmap_mode="c", allow_pickle=False)
+    except (ValueError, TypeError, EOFError, SyntaxError) as error:
+        raise SearchError(f"{path} is damaged, {ROWS_FILE} is not an array: build it again") from error
+    expected = (settings["count"], settings["dim"])
+    if (
+        rows.shape != expected
+        or rows.dtype.name != settings["row_dtype"]
+        or rows.dtype.name not in ("float32", "float16")
+    ):
+        raise SearchError(
+            f"{path} is damaged, {ROWS_FILE} has {rows.dtype} of shape {rows.shape}, not {settings['row_dtype']} of "
+            f"shape {expected}: build it again"
+        )
+    return rows
+
+
+def _open_columns(path: Path, settings: Mapping[str, Any], validate: bool) -> Any:
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path / COLUMNS_FILE)) as source:
+            columns = pa.ipc.open_file(source).read_all()
+        if validate:
+            columns.validate(full=True)
+    except pa.ArrowException as error:
+        raise SearchError(f"{path} is damaged, {COLUMNS_FILE} is not an Arrow table: build it again") from error
+    if len(columns) != settings["count"] or not {"key", "path"} <= set(columns.column_names):
+        raise SearchError(
+            f"{path} is damaged, {COLUMNS_FILE} has {len(columns):,} rows of {', '.join(columns.column_names)}, not "
+            f"{settings['count']:,} with key and path: build it again"
+        )
+    return columns
+
+
+def _check_lengths(path: Path, rows: np.ndarray) -> None:
+    """Raise SearchError for a row that is not a unit vector; one NaN would hide all other rows from a search."""
+    size = block_rows(rows.shape[1])
+    for start in range(0, len(rows), size):
+        lengths = np.linalg.norm(np.asarray(rows[start : start + size], np.float32), axis=1)
+        wrong = np.flatnonzero(~(np.abs(lengths - 1) <= LENGTH_TOLERANCE))
+        if len(wrong):
+            raise SearchError(f"{path} is damaged, row {start + wrong[0]:,} is not a unit vector: build it again")
+
+
+def image_source(settings: Mapping[str, Any], path: str) -> str | Callable[[], bytes]:
+    """Return the file, URL or reader of an image from its `path` in the columns of an index."""
+    if "://" in path:
+        return path
+    full = os.path.join(settings.get("folder") or "", path)
+    return partial(read_member, full) if ".tar:" in path and not os.path.exists(full) else full
+
+
+def write_rows(work: Path, chunks: Iterator[tuple[Any, np.ndarray]], dtype: np.dtype, dim: int) -> int:
+    """Write rows and columns chunk by chunk into the directory of a new index, and return their number.
+
+    Raises:
+        SearchError: There are no rows.
+    """
+    import pyarrow as pa
+
+    count, writer, schema = 0, None, None
+    with (work / ROWS_FILE).open("wb") as file, pa.OSFile(str(work / COLUMNS_FILE), "wb") as sink:
+        _write_header(file, dtype, 0, dim)
+        for columns, rows in chunks:
+            if writer is None:
+                schema = columns.schema.remove_metadata()
+                writer = pa.ipc.new_file(sink, schema)
+            writer.write_table(columns.cast(schema))
+            file.write(np.ascontiguousarray(rows).tobytes())
+            count += len(rows)
+        if writer is None:
+            raise SearchError("there are no embeddings to index: embed at least one image")
+        writer.close()
+    # NumPy pads the header so that the number of rows, known only now, can be written over the first one
+    with (work / ROWS_FILE).open("r+b") as file:
+        _write_header(file, dtype, count, dim)
+    return count
+
+
+def _write_header(file: Any, dtype: np.dtype, count: int, dim: int) -> None:
+    header = {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": (count, dim)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def write_index_settings(work: Path, settings: Mapping[str, Any]) -> None:
+    """Write settings.json, with a new generation and the size, time and SHA-256 of each file."""
+    rows = np.load(work / ROWS_FILE, mmap_mode="r")
+    files = {}
+    # settings.json is the last file: a directory without it is not an index
+    for name in (ROWS_FILE, COLUMNS_FILE, GRAPH_FILE):
+        if (work / name).is_file():
+            stat = (work / name).stat()
+            files[name] = {
+                "bytes": stat.st_size,
+                "modified_ns": stat.st_mtime_ns,
+                "sha256": file_sha256(work / name),
+            }
+    written = {
+        "format": INDEX_FORMAT,
+        "generation": uuid.uuid4().hex,
+        **settings,
+        "count": len(rows),
+        "dim": rows.shape[1],
+        "row_dtype": rows.dtype.name,
+        "files": files,
+    }
+    text = json.dumps({**written, "checksum": _checksum(written)})
+    (work / SETTINGS_FILE).write_text(text, encoding="utf-8")
+
+
+def _checksum(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+__all__ = [
+    "COLUMNS_FILE",
+    "GRAPH_FILE",
+    "ROWS_FILE",
+    "SETTINGS_FILE",
+    "IndexFiles",
+    "SearchError",
+    "image_source",
+    "open_index_files",
+    "read_index_settings",
+    "write_index_settings",
+    "write_rows",
+]
