@@ -6,6 +6,7 @@ from collections.abc import Callable
 import typer
 
 from ..openai.errors import DownloadError
+from ..utils.files import exit_on_signals
 from ..utils.text import say
 from .classify import classify
 from .convert import convert
@@ -59,6 +60,7 @@ def make_app(help: str, verbs: dict[str, Callable[..., None]]) -> typer.Typer:
 
 def run(app: typer.Typer) -> None:
     """Run a command; an expected exception ends it with one line `error: ...` and exit status 1."""
+    exit_on_signals()
     try:
         app()
     except EXPECTED as error:

@@ -80,6 +80,8 @@ def _check_member(
 ) -> None:
     if not 0 <= member.header_offset <= next_start <= len(mapped):
         raise zipfile.BadZipFile("its header lies outside the file")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # PyTorch reads no others
+        raise zipfile.BadZipFile(f"compression {member.compress_type} is not known")
     with archive.open(member) as file:  # compares the name in the local header
         start = data_offset(member, mapped)
         if next_start - start - member.compress_size not in DESCRIPTOR_BYTES:

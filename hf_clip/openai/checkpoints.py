@@ -161,13 +161,26 @@ def _tensors(content: dict, budget: Budget, prefix: str = "") -> dict[str, torch
 
 def write_state_dict(state_dict: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
     """Write a file that the original's `clip.load(path)` reads; `path` changes only once the file is complete."""
-    # torch.save writes the whole storage that a view is of
-    tensors = {
-        name: tensor.detach().clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor.detach()
-        for name, tensor in state_dict.items()
-    }
     with replacing(path) as work:
-        torch.save(tensors, work)
+        torch.save(with_own_storage(state_dict), work)
 
 
-__all__ = ["read_checkpoint", "write_state_dict"]
+def with_own_storage(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy the tensors that are views of others, so that each is contiguous and alone in its storage.
+
+    safetensors refuses strides and shared memory, and torch.save writes the whole storage that a view belongs to.
+    Fine-tunes on GPUs have both: channels_last convolutions, expanded and transposed buffers, tied weights.
+    """
+    used: set[int] = set()
+    tensors = {}
+    for name, tensor in state_dict.items():
+        tensor = tensor.detach().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() > tensor.nbytes or storage.data_ptr() in used:
+            tensor = tensor.clone()
+        used.add(storage.data_ptr())
+        tensors[name] = tensor
+    return tensors
+
+
+__all__ = ["read_checkpoint", "with_own_storage", "write_state_dict"]

@@ -31,6 +31,7 @@ from ..model.modeling_hf_clip import HFCLIPModel
 from ..model.processing_hf_clip import HFCLIPProcessor
 from ..model.tokenization_hf_clip import HFCLIPTokenizer
 from ..utils.files import check_output, new_directory
+from .checkpoints import with_own_storage
 from .errors import CheckpointError
 from .infer_config import infer_config
 from .key_mapping import to_hf
@@ -220,4 +221,4 @@ def save(repository: Repository, directory: Path) -> None:
         repository.processor.image_processor.save_pretrained(directory)
     for name, content in SENTENCE_TRANSFORMERS.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    save_file(repository.tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    save_file(with_own_storage(repository.tensors), directory / "model.safetensors", metadata={"format": "pt"})

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..utils.files import file_sha256
@@ -57,11 +58,17 @@ def read_original(
     path = resolve_checkpoint(source, cache_dir)
     # only a TorchScript archive can be one of the nine: the digest of any other file need not be computed
     known = source in CHECKPOINTS or (is_archive(path) and published(file_sha256(path)) is not None)
-    state_dict = read_checkpoint(path, prefix, verified=known)
+    state_dict = {name: _plain_strides(tensor) for name, tensor in read_checkpoint(path, prefix, known).items()}
     variant = choose_variant(recorded_variant(path), like, activation, vision_heads, text_heads)
     if not known:
         report(assumption(path, variant))
     return Original(path, state_dict, variant)
+
+
+def _plain_strides(tensor: Tensor) -> Tensor:
+    # strides such as channels_last select other kernels, with other rounding; is_contiguous() is true of some of them
+    plain = torch.empty(tensor.shape, device="meta").stride()
+    return tensor if tensor.stride() == plain else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def assumption(path: Path, variant: Variant) -> str:

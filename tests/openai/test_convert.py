@@ -16,6 +16,7 @@ from hf_clip.openai import convert as module
 from hf_clip.openai.checkpoints import read_checkpoint
 from hf_clip.openai.convert import SENTENCE_TRANSFORMERS, DType, Layout, convert, load_checkpoint
 from hf_clip.openai.key_mapping import to_hf
+from hf_clip.openai.to_openai import to_openai
 
 
 def test_stores_every_tensor_as_it_was(archives, repositories, family):
@@ -112,6 +113,52 @@ def test_a_card_becomes_the_readme(archives, tmp_path):
     assert (tmp_path / "output" / "README.md").read_text() == "the card"
 
 
+def channels_last(tensors):
+    return {key: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for key, t in tensors.items()}
+
+
+def transposed(tensors):
+    return {key: t.T.contiguous().T if t.ndim == 2 else t for key, t in tensors.items()}
+
+
+def expanded(tensors):
+    names = [key for key in tensors if key.endswith(("ln_final.weight", "bn1.running_var", "ln_pre.bias"))]
+    return tensors | {key: tensors[key][:1].clone().expand(tensors[key].shape) for key in names}
+
+
+def tied(tensors):
+    return tensors | {"transformer.resblocks.0.ln_2.weight": tensors["ln_final.weight"]}
+
+
+def views(tensors):
+    """Of one buffer, as optimizers that flatten their parameters save them."""
+    flat = torch.cat([t.reshape(-1).float() for t in tensors.values()])
+    parts = flat.split([t.numel() for t in tensors.values()])
+    return {key: part.view(t.shape) for (key, t), part in zip(tensors.items(), parts, strict=True)}
+
+
+@pytest.mark.parametrize("form", [channels_last, transposed, expanded, tied, views], ids=lambda form: form.__name__)
+def test_storages_of_every_form_convert(form, family, tmp_path):
+    """Fine-tunes have them; safetensors, which is written, has none of them."""
+    tensors = form(original_model(family).state_dict())
+    torch.save(tensors, tmp_path / "tuned.pt")
+    convert(str(tmp_path / "tuned.pt"), tmp_path / "out", report=lambda _: None)
+    config = HFCLIPModel.from_pretrained(tmp_path / "out").config
+    expected = to_hf({key: t.contiguous() for key, t in tensors.items()}, config)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert stored.keys() == expected.keys()
+    assert all(torch.equal(stored[key], expected[key]) for key in expected)
+    loaded, _ = load_checkpoint(tmp_path / "tuned.pt", report=lambda _: None)
+    assert all(t.is_contiguous() for t in loaded.state_dict().values())
+    pixels, ids = inputs(original_model(family))
+    with torch.no_grad():
+        ours = loaded.eval()(ids, pixels).logits_per_image
+        assert torch.equal(ours, HFCLIPModel.from_pretrained(tmp_path / "out").eval()(ids, pixels).logits_per_image)
+    to_openai(tmp_path / "out", tmp_path / "back.pt", report=lambda _: None)
+    back = read_checkpoint(tmp_path / "back.pt")
+    assert all(torch.equal(back[key], tensors[key]) for key in tensors)
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +242,7 @@ def test_a_failure_while_writing_leaves_the_old_output(archives, family, tmp_pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="output cannot be written: there is no room for it"):
         convert(str(archives[family]), tmp_path / "output", force=True)
     assert os.listdir(tmp_path / "output") == ["precious.txt"]
     assert os.listdir(tmp_path) == ["output"]
