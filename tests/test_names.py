@@ -19,7 +19,6 @@ EXEMPT = {"logger"}
 # the package leaves it, and no name enters.
 TO_RENAME = {
     "CHUNK_ROWS": "embedding",
-    "FORMAT": "zero_shot",
     "Layout": "cli/embed",
     "MAX_NAMED": "scale",
     "T": "embedding",

@@ -1,11 +1,8 @@
-"""Zero-shot classification (paper section 3.1) that encodes each label once.
-
-Models and processors are those of this package or transformers' own CLIP.
-"""
+"""Zero-shot classification with any CLIP, ours or transformers' own; labels are encoded once (paper section 3.1)."""
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +11,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from ..embedding.features import check_list, collect
+from ..embedding.features import collect
 from ..embedding.identity import OtherModelError, name_of, same_model, text_probe
 from ..embedding.images import OnError, count_images, image_features
 from ..loading import load_clip
 from ..utils.files import replacing
-from .prompts import TEMPLATE, as_templates, embed_labels
+from .prompts import TEMPLATE, as_labels, as_templates, embed_labels, warn_of_one_label
 from .scoring import check_model, ranked, zero_shot_logits
 
-FORMAT = "hf_clip class embeddings 1"
+CLASSES_FORMAT = "hf_clip class embeddings 1"
 
 
 class ZeroShotClassifier:
-    """Score images against labels whose embeddings are made once.
+    """Score images against labels that are embedded once, when the classifier is made.
 
-    Embeddings and logits are float32 whatever the model computes in. A label may come twice, as in the stock pipeline;
-    each place gets its own score.
+    Embeddings and logits are float32 whatever the model computes in. A repeated label gets a score at each of its
+    places, as in the stock pipeline. With one label alone every score is 1, and a warning says so.
 
     Args:
         model: A CLIP of both towers, of this package or transformers' own, in evaluation mode.
         processor: Its processor.
-        labels: The classes.
+        labels: The classes, in any iterable.
         templates: One or several texts with `{}` for the label; several are averaged as in the paper's section 3.1.4.
-        class_embeds: (labels, projection_dim), where they are known already.
+        class_embeds: Known embeddings of the labels, (labels, projection_dim), of length 1.
 
     Raises:
         TypeError: The model scores in another way than CLIP.
@@ -51,15 +48,15 @@ class ZeroShotClassifier:
         self,
         model: PreTrainedModel,
         processor: Any,
-        labels: Sequence[str],
-        templates: str | Sequence[str] = TEMPLATE,
+        labels: Iterable[str],
+        templates: str | Iterable[str] = TEMPLATE,
         *,
         class_embeds: torch.Tensor | None = None,
     ):
         check_model(model)
-        check_list("labels", labels)
         self.model, self.processor = model, processor
-        self.labels, self.templates = list(labels), as_templates(templates)
+        self.labels, self.templates = as_labels(labels), as_templates(templates)
+        warn_of_one_label(self.labels)
         if class_embeds is None:
             class_embeds = embed_labels(model, processor, self.labels, self.templates)
         self.class_embeds = class_embeds.to(model.device)
@@ -67,24 +64,25 @@ class ZeroShotClassifier:
     @classmethod
     def from_pretrained(
         cls,
-        model_id: str | os.PathLike,
-        labels: Sequence[str],
-        templates: str | Sequence[str] = TEMPLATE,
-        *,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        optimize: bool = False,
-        trust_remote_code: bool = False,
+        source: str | os.PathLike,
+        labels: Iterable[str],
+        templates: str | Iterable[str] = TEMPLATE,
+        **loading: Any,
     ) -> "ZeroShotClassifier":
-        """Load the model from a folder or a Hub id as `load_clip` does, and make the classifier."""
-        model, processor = load_clip(
-            model_id, device=device, dtype=dtype, optimize=optimize, trust_remote_code=trust_remote_code
-        )
+        """Load the model and its processor by `load_clip`, and make the classifier.
+
+        Args:
+            source: One of the nine names, a checkpoint file, a folder, or a Hub id.
+            labels: The classes.
+            templates: One or several texts with `{}` for the label.
+            **loading: Other options of `load_clip`: `device`, `dtype`, `optimize`, `revision` and so on.
+        """
+        model, processor = load_clip(source, **loading)
         return cls(model, processor, labels, templates)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> "ZeroShotClassifier":
-        """Read what `save` wrote.
+        """Read class embeddings that `save` wrote.
 
         Raises:
             OtherModelError: Another model made the embeddings.
@@ -93,7 +91,7 @@ class ZeroShotClassifier:
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
+                if metadata.get("format") != CLASSES_FORMAT:
                     raise ValueError(f"{path} holds no class embeddings: write it with ZeroShotClassifier.save")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
@@ -110,7 +108,7 @@ class ZeroShotClassifier:
     def save(self, path: str | os.PathLike) -> None:
         """Write class embeddings, labels and templates as safetensors.
 
-        The embedding of a fixed text goes with them, by which `load` knows the model.
+        The embedding of a fixed text goes with them: `load` tells by it whether the model is the same.
         """
         path = Path(path)
         tensors = {
@@ -118,7 +116,7 @@ class ZeroShotClassifier:
             "probe": text_probe(self.model, self.processor),
         }
         metadata = {
-            "format": FORMAT,
+            "format": CLASSES_FORMAT,
             "labels": json.dumps(self.labels),
             "templates": json.dumps(self.templates),
             "model": name_of(self.model),
@@ -150,7 +148,10 @@ class ZeroShotClassifier:
         workers: int | None = None,
         on_error: OnError | None = None,
     ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-        """Give each image, as it was given, and its labels, in order, as `images` arrive; see `iter_image_embeds`."""
+        """Yield each image as it was passed, and its ranked labels, in order, as images arrive.
+
+        `iter_image_embeds` describes `images` and `on_error`.
+        """
         for items, logits in self._logits(images, batch_size, workers, on_error):
             for item, row in zip(items, logits, strict=True):
                 yield item, ranked(row, self.labels, top_k)

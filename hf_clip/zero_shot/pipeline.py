@@ -1,6 +1,7 @@
-"""transformers' zero-shot image classification pipeline, with labels that are encoded once and not once per image."""
+"""transformers' zero-shot image classification pipeline; labels are encoded once, not once per image."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,15 +13,15 @@ from transformers.image_utils import load_image
 
 from ..embedding.features import check_list, features
 from ..model.image_processing_hf_clip import naming
-from .cache import ClassEmbeddingCache
-from .prompts import as_templates
+from .cache import ClassEmbeddingCache, cache_key
+from .prompts import as_labels, as_templates, embed_labels, warn_of_one_label
 from .scoring import check_model, ranked, zero_shot_logits
 
 STOCK_TEMPLATES = ("This is a photo of {}.",)
 
 
 class Numbered(NamedTuple):
-    """Carry an image with its place in a list, for errors."""
+    """An image with its place in a list, which errors name."""
 
     place: int
     image: Any
@@ -30,19 +31,19 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
     """Classify images as the stock pipeline does, and keep the embeddings of labels from call to call.
 
     Each call checks once whether the tokenizer or a weight of the model has changed since the last call, and if so
-    encodes its labels again; only weights written through `.data` go unnoticed. Threads may share a pipeline. Scores
-    equal the stock pipeline's within 1e-5 in float32.
+    encodes its labels again; only weights written through `.data` go unnoticed, and `cache.clear()` forgets all labels.
+    Threads may share a pipeline. Scores equal the stock pipeline's within 1e-5 in float32.
 
     Beyond the stock pipeline, `hypothesis_template` may be a list, averaged as in the paper's section 3.1.4, and
     `tokenizer_kwargs` are honored. Use it with any CLIP of both towers, of this package or of transformers.
 
     Args:
-        **kwargs: What `transformers.pipeline` passes: the model, its tokenizer and image processor.
+        **kwargs: Arguments from `transformers.pipeline`: the model, its tokenizer and image processor.
 
     Raises:
         TypeError: The model scores in another way than CLIP.
         ValueError: There are no images or labels, or a template has no `{}`.
-        OSError: An image can't be read; the error names its place in the list and its file.
+        OSError: An image cannot be read; the error names its place in the list and its file.
 
     Example:
         >>> classify = pipeline(
@@ -54,9 +55,10 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         check_model(self.model)
-        self._class_embeds = ClassEmbeddingCache()
+        self.cache = ClassEmbeddingCache()
 
-    def __call__(self, image: Any, candidate_labels: list[str], **kwargs) -> Any:
+    def __call__(self, image: Any, candidate_labels: Iterable[str], **kwargs) -> Any:
+        candidate_labels = as_labels(candidate_labels, "candidate_labels")
         if isinstance(image, list | tuple):
             check_list("images", image)
             image = [Numbered(place, each) for place, each in enumerate(image)]
@@ -72,7 +74,13 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
     ) -> torch.Tensor:
         # the tokenizer decides about texts that are too long, as in the stock pipeline
         options = {"truncation": None, **(tokenizer_kwargs or {})}
-        return self._class_embeds.get(self.model, self.tokenizer, candidate_labels, templates, options)
+
+        def make() -> torch.Tensor:
+            warn_of_one_label(candidate_labels)
+            embeds = embed_labels(self.model, self.tokenizer, candidate_labels, templates, **options)
+            return embeds.to(self.model.device)
+
+        return self.cache.get(cache_key(self.model, self.tokenizer, candidate_labels, templates, options), make)
 
     def _sanitize_parameters(
         self,
@@ -86,8 +94,8 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
         forward: dict[str, Any] = {}
         postprocess: dict[str, Any] = {}
         if candidate_labels is not None:
-            check_list("candidate_labels", candidate_labels)
-            forward["candidate_labels"] = postprocess["candidate_labels"] = list(candidate_labels)
+            labels = as_labels(candidate_labels, "candidate_labels")
+            forward["candidate_labels"] = postprocess["candidate_labels"] = labels
         if hypothesis_template is not None:
             forward["templates"] = as_templates(hypothesis_template)
         if tokenizer_kwargs is not None:
@@ -99,7 +107,8 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
     def preprocess(self, image: Any, timeout: float | None = None) -> dict[str, Any]:
         place, image = image if isinstance(image, Numbered) else (None, image)
         with naming(place, image):
-            image = load_image(image, timeout=timeout)
+            # transformers opens texts only
+            image = load_image(os.fspath(image) if isinstance(image, os.PathLike) else image, timeout=timeout)
         # the images of a batch share the cores in `_forward`, unless the processes of a loader do
         return {"images": image} if get_worker_info() is None else self._pixels(image)
 

@@ -220,3 +220,16 @@ def test_wrong_parts(tiny, folders, paths):
         embed_texts(tiny.model, tiny.processor, [])
     embeds = embed_labels(tiny.model, tiny.processor, ["word " * 100], "{}", truncation=True)
     assert embeds.shape == (1, 64)
+
+
+def test_labels_and_templates_of_any_iterable(tiny, images):
+    expected = ZeroShotClassifier(tiny.model, tiny.processor, LABELS, TEMPLATES).logits(images)
+    classifier = ZeroShotClassifier(tiny.model, tiny.processor, (each for each in LABELS), (each for each in TEMPLATES))
+    assert classifier.labels == LABELS
+    assert torch.equal(classifier.logits(images), expected)
+
+
+def test_one_label_is_said_to_tell_nothing(tiny, images, caplog):
+    [[answer]] = ZeroShotClassifier(tiny.model, tiny.processor, ["only one"])(images[0])
+    assert answer == {"label": "only one", "score": 1.0}
+    assert "'only one' is the only label and scores 100 % whatever an image shows" in caplog.text

@@ -4,6 +4,7 @@ import copy
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from transformers import AutoModel, AutoProcessor, SiglipConfig, SiglipModel, pi
 from transformers import ZeroShotImageClassificationPipeline as StockPipeline
 
 from hf_clip.openai.convert import Layout, convert
-from hf_clip.zero_shot.cache import ClassEmbeddingCache, ModelState
+from hf_clip.zero_shot import pipeline as pipeline_module
+from hf_clip.zero_shot.cache import ClassEmbeddingCache, cache_key
 from hf_clip.zero_shot.classifier import ZeroShotClassifier
 from hf_clip.zero_shot.pipeline import ZeroShotImageClassificationPipeline
 
@@ -119,6 +121,21 @@ def test_answers_as_the_stock_pipeline(pair, paths, images, options):
     ours, stock = pair.ours(images(paths), **options), pair.stock(images(paths), **options)
     assert type(ours) is list or type(stock) is not list
     assert_same(list(ours), list(stock))
+
+
+def test_paths_of_pathlib(pair, paths):
+    assert_same(pair.ours([Path(path) for path in paths], LABELS), pair.stock(paths, LABELS))
+    assert_same(pair.ours(Path(paths[4]), LABELS), pair.stock(paths[4], LABELS))
+
+
+def test_a_generator_of_labels(pair, paths):
+    assert_same(pair.ours(paths, (label for label in LABELS)), pair.stock(paths, LABELS))
+
+
+def test_one_label_is_said_to_tell_nothing(pair, paths, caplog):
+    pair.ours(paths[:2], ["only one"])
+    pair.ours(paths[0], ["only one"])
+    assert caplog.text.count("'only one' is the only label and scores 100 % whatever an image shows") == 1
 
 
 def test_made_by_name(repositories, family, paths):
@@ -227,18 +244,45 @@ def test_label_sets_in_turn_are_encoded_once_each(pair, paths, encoded):
 
 
 def test_the_weights_are_looked_at_once_a_call(pair, paths, monkeypatch):
-    looks, is_of = [], ModelState.is_of
+    looks = []
     pair.ours(paths, LABELS)
-    monkeypatch.setattr(ModelState, "is_of", lambda self, model: looks.append(1) or is_of(self, model))
+    monkeypatch.setattr(pipeline_module, "cache_key", lambda *what: looks.append(1) or cache_key(*what))
     pair.ours(paths, LABELS, batch_size=1)
     assert len(looks) == 1
 
 
 def test_the_cache_is_bounded(parts):
     cache = ClassEmbeddingCache(size=2)
-    for label in ("a", "b", "c"):
-        cache.get(parts["model"], parts["tokenizer"], [label], ["{}"], {})
-    assert len(cache._entries) == 2
+    keys = {label: cache_key(parts["model"], parts["tokenizer"], [label], ["{}"], {}) for label in ("a", "b", "c")}
+    made = []
+    for label in ("a", "b", "a", "c", "a", "b"):
+        cache.get(keys[label], lambda label=label: made.append(label) or torch.zeros(1))
+    assert made == ["a", "b", "c", "b"]
+    assert len(cache) == 2
+
+
+def test_clearing_forgets_what_was_written_through_data(parts, paths):
+    pipe = pipeline(
+        TASK,
+        **{**parts, "model": copy.deepcopy(parts["model"])},
+        pipeline_class=ZeroShotImageClassificationPipeline,
+    )
+    before = pipe(paths[0], LABELS)
+    pipe.model.text_projection.weight.data.mul_(-1)
+    assert pipe(paths[0], LABELS) == before
+    pipe.cache.clear()
+    assert differ(pipe(paths[0], LABELS), before)
+
+
+def test_a_key_keeps_no_weights_and_equals_none_in_their_place():
+    model, tokenizer = torch.nn.Linear(2, 2), torch.nn.Identity()
+    key = cache_key(model, tokenizer, ["a"], ["{}"], {})
+    assert key == cache_key(model, tokenizer, ("a",), ("{}",), {})
+    gone = ref(model.weight)
+    del model.weight
+    model.weight = torch.nn.Parameter(torch.zeros(2, 2))
+    assert gone() is None
+    assert key != cache_key(model, tokenizer, ["a"], ["{}"], {})
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
