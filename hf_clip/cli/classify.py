@@ -15,7 +15,7 @@ from ..utils.packages import require
 from ..utils.text import say
 from . import common
 from .common import CommandError
-from .options import BatchSize, ComputeDType, Device, ModelId, Optimize, Precision, Strict, Trust, Workers
+from .options import AsJson, BatchSize, ComputeDType, Device, ModelId, Optimize, Precision, Strict, Trust, Workers
 
 MAX_DRAWN = 64
 
@@ -47,9 +47,7 @@ def classify(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels to show for each image.")] = 5,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object a line: image, and labels with label and score.")
-    ] = False,
+    as_json: AsJson = False,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help=f"Draw the first {MAX_DRAWN} images with their scores. Needs matplotlib."),

@@ -15,7 +15,7 @@ from ..utils.text import listing, say
 from . import common
 from .classify import check_plot, read_labels, read_templates
 from .common import STOPPED, CommandError
-from .options import ADVANCED, AsJson, BatchSize, ComputeDType, Device, Optimize, Precision, Trust, Workers
+from .options import ADVANCED, AsJson, BatchSize, ComputeDType, Device, Optimize, Precision, Resume, Trust, Workers
 
 if TYPE_CHECKING:
     from ..evaluation.results import Result
@@ -39,9 +39,7 @@ class Measured:
         Path | None,
         typer.Option(metavar="DIR", help="Keep the embeddings of images here, so that a later run is fast."),
     ] = None
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Read the results that the output has already; refuse another model's.")
-    ] = False
+    resume: Resume = False
     batch_size: BatchSize = 32
     device: Device = None
     workers: Workers = None

@@ -12,7 +12,7 @@ from ..utils.text import say
 from . import common
 from .classify import read_templates
 from .common import STOPPED, CommandError
-from .options import ADVANCED, Force, ModelId, Precision, Strict, Trust
+from .options import ADVANCED, Force, ModelId, Precision, Resume, Strict, Trust
 
 if TYPE_CHECKING:
     from ..evaluation.tasks import ZeroShotSet
@@ -74,7 +74,7 @@ def finetune(
     seed: Annotated[
         int, typer.Option(help="Seed of the order of the data and of drawn captions.", rich_help_panel=ADVANCED)
     ] = 42,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUTPUT.")] = False,
+    resume: Resume = False,
     force: Force = False,
     workers: Annotated[
         int | None,

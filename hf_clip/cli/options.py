@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-# the panel below a verb's own options: what most calls leave alone (tests/cli/test_options.py counts the others)
+# The panel below a verb's own options, for those that most calls leave alone. At most 12 others are shown.
 ADVANCED = "Advanced"
 
 
 class Precision(str, Enum):
-    """Name the dtype in which a model computes."""
+    """Dtypes that a model computes in; int8 is for exported folders alone."""
 
     float32 = "float32"
     float16 = "float16"
@@ -20,7 +20,7 @@ class Precision(str, Enum):
 
 
 class RowType(str, Enum):
-    """Name the dtype of stored rows."""
+    """Dtypes of stored rows."""
 
     float32 = "float32"
     float16 = "float16"
@@ -35,7 +35,10 @@ ModelId = Annotated[
         help="One of OpenAI's nine names, such as ViT-B/32 (downloaded once), a file, a folder, or a Hub id.",
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="Device, e.g. cpu or cuda:1 (default: cuda if available).")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Device, e.g. cpu or cuda:1 (default: cuda if available).", rich_help_panel=ADVANCED),
+]
 ComputeDType = Annotated[
     Precision,
     typer.Option(
@@ -45,7 +48,7 @@ ComputeDType = Annotated[
         rich_help_panel=ADVANCED,
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the model.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the model.", rich_help_panel=ADVANCED)]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -75,7 +78,13 @@ Strict = Annotated[
     ),
 ]
 CacheDir = Annotated[
-    Path | None, typer.Option(help="Folder of downloaded checkpoints (default: $HF_CLIP_CACHE or ~/.cache/clip).")
+    Path | None,
+    typer.Option(
+        help="Folder of downloaded checkpoints (default: $HF_CLIP_CACHE or ~/.cache/clip).", rich_help_panel=ADVANCED
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted run: keep the finished part of its output.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line.")]

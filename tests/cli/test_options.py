@@ -1,0 +1,65 @@
+"""Options over all verbs: few at first sight, one meaning for a name, and help that a narrow terminal shows."""
+
+from collections import defaultdict
+
+import pytest
+import typer
+
+from hf_clip.cli.app import app
+from hf_clip.cli.options import ADVANCED
+
+MAX_SHOWN = 12
+# these say in one way, over all verbs, what one name does
+ONE_MEANING = ("--dtype", "--resume", "--workers", "--layout", "--force", "--device", "--json", "--trust-remote-code")
+# verbs and options that still break a rule; the lists only shrink
+TOO_MANY = {"embed"}
+TWO_MEANINGS = {"--dtype": {"convert"}, "--workers": {"finetune"}, "--layout": {"embed"}, "--json": {"where"}}
+
+
+def verbs(command, name: str = "") -> dict:
+    """Return all verbs of a command as typer's click objects, by their names with their groups'."""
+    if not hasattr(command, "commands"):
+        return {name: command}
+    return {
+        verb: leaf
+        for part, inner in command.commands.items()
+        for verb, leaf in verbs(inner, f"{name} {part}".strip()).items()
+    }
+
+
+VERBS = verbs(typer.main.get_command(app))
+
+
+def options(verb: str) -> list:
+    return [param for param in VERBS[verb].params if param.param_type_name == "option"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_few_options_are_shown_first(verb):
+    shown = [option.name for option in options(verb) if option.rich_help_panel is None]
+    panels = {option.rich_help_panel for option in options(verb)} - {None}
+    assert panels <= {ADVANCED}
+    assert (len(shown) > MAX_SHOWN) == (verb in TOO_MANY), shown
+
+
+def meanings(name: str) -> dict:
+    """Return the verbs by what they say that the option `name` does."""
+    found = defaultdict(set)
+    for verb in VERBS:
+        for option in options(verb):
+            if name in option.opts:
+                found[option.help, option.rich_help_panel].add(verb)
+    return found
+
+
+@pytest.mark.parametrize("name", ONE_MEANING)
+def test_a_name_means_one_thing(name):
+    found = {meaning: verbs - TWO_MEANINGS.get(name, set()) for meaning, verbs in meanings(name).items()}
+    assert len([verbs for verbs in found.values() if verbs]) == 1, found
+    assert len(found) == 1 + len(TWO_MEANINGS.get(name, ())), "shorten TWO_MEANINGS"
+
+
+def test_every_option_is_explained():
+    for verb in VERBS:
+        for option in options(verb):
+            assert option.help, (verb, option.name)
