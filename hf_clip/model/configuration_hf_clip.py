@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-# in stock configs of before 2023: whatever id is the highest of a text ends it
+# stock configs from before 2023 hold this id, and their texts end at the highest id
 LEGACY_EOS_TOKEN_ID = 2
 
 
@@ -36,7 +36,7 @@ def _from_stock(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class HFCLIPBaseConfig(PreTrainedConfig):
-    """Read config.json from hf_clip folders and from stock CLIP ones."""
+    """Base class of the configurations, which read config.json of hf_clip folders and of stock CLIP folders."""
 
     _auto_class = "AutoConfig"
 
@@ -45,14 +45,14 @@ class HFCLIPBaseConfig(PreTrainedConfig):
         check_is_folder(pretrained_model_name_or_path)
         config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         config, part = _from_stock(config), cls.base_config_key
-        if part and part in config:  # a tower of a joint folder computes in what the folder says
+        if part and part in config:  # a tower of a joint folder computes in the dtype of the folder
             dtype = config.get("dtype") or config.get("torch_dtype")
             config = {**config, part: {"dtype": dtype, **(config[part] or {})}}
         return config, kwargs
 
 
 class HFCLIPVisionBaseConfig(HFCLIPBaseConfig):
-    """Configure a vision tower; `from_pretrained` returns the class of the family that the folder has."""
+    """Base class of the vision configurations; its `from_pretrained` returns the class of the folder's family."""
 
     base_config_key = "vision_config"
 
@@ -144,7 +144,7 @@ class HFCLIPVisionConfig(HFCLIPVisionBaseConfig):
     def validate_architecture(self):
         _check_heads(self)
         if self.image_size < self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is smaller than one patch ({self.patch_size}).")
+            raise ValueError(f"image_size {self.image_size} is smaller than one patch ({self.patch_size})")
 
     @property
     def grid_size(self) -> int:
@@ -181,9 +181,11 @@ class HFCLIPResNetConfig(HFCLIPVisionBaseConfig):
     def validate_architecture(self):
         _check_heads(self)
         if len(self.depths) != 4:
-            raise ValueError(f"depths has to name four stages, got {self.depths}.")
+            raise ValueError(
+                f"depths has {len(self.depths)} numbers {tuple(self.depths)}, a ResNet has four stages: give four"
+            )
         if self.image_size < 32:
-            raise ValueError(f"image_size {self.image_size} is smaller than the stride of the network (32).")
+            raise ValueError(f"image_size {self.image_size} is smaller than the stride of the network (32)")
 
     @property
     def hidden_size(self) -> int:
@@ -234,14 +236,14 @@ class HFCLIPConfig(HFCLIPBaseConfig):
             self.projection_dim = self.vision_config.projection_dim
             if self.text_config.projection_dim != self.projection_dim:
                 raise ValueError(
-                    f"The towers project to different sizes: text {self.text_config.projection_dim}, "
-                    f"vision {self.projection_dim}. Give HFCLIPConfig the projection_dim you want."
+                    f"the towers project to different sizes: text {self.text_config.projection_dim}, "
+                    f"vision {self.projection_dim}; give HFCLIPConfig the projection_dim you want"
                 )
         self.text_config.projection_dim = self.vision_config.projection_dim = self.projection_dim
         super().__post_init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return the fields for config.json, those of each tower as short as if it were saved alone."""
+        """Return the fields for config.json; each tower lists only the fields that differ from its defaults."""
         config = super().to_diff_dict()
         for key in self.sub_configs:
             config[key] = getattr(self, key).to_diff_dict()
@@ -255,7 +257,7 @@ class HFCLIPConfig(HFCLIPBaseConfig):
 def _check_heads(config: PreTrainedConfig) -> None:
     if config.hidden_size % config.num_attention_heads:
         raise ValueError(
-            f"The width {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}."
+            f"the width {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}"
         )
 
 
@@ -263,7 +265,7 @@ def _vision_family(config: dict[str, Any]) -> type[HFCLIPVisionBaseConfig]:
     families = {family.model_type: family for family in (HFCLIPVisionConfig, HFCLIPResNetConfig)}
     model_type = config.get("model_type", HFCLIPVisionConfig.model_type)
     if model_type not in families:
-        raise ValueError(f"Unknown vision model_type {model_type!r}: hf_clip has {' and '.join(families)}.")
+        raise ValueError(f"unknown vision model_type {model_type!r}: hf_clip has {' and '.join(families)}")
     return families[model_type]
 
 

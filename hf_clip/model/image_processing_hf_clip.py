@@ -48,18 +48,18 @@ def open_image(source: str | os.PathLike) -> Image.Image:
     source = os.fspath(source)
     try:
         if is_address(source):
-            # some sites turn urllib's own name away
+            # some sites refuse urllib's own name
             with urlopen(Request(source, headers={"User-Agent": "hf_clip"}), timeout=60) as response:
                 content = response.read()
         else:
             content = Path(source).read_bytes()
         return Image.open(io.BytesIO(content))
     except (OSError, ValueError) as error:
-        raise OSError(f"can't read {source[:200]!r} as an image (texts go in `text=`): {error}") from error
+        raise OSError(f"cannot read {source[:200]!r} as an image (texts go in `text=`): {error}") from error
 
 
 def _flatten(images: Any) -> Iterator[Any]:
-    """Give one image at a time, from any nesting of lists and batches."""
+    """Yield one image at a time, from any nesting of lists and batches."""
     if isinstance(images, list | tuple):
         for image in images:
             yield from _flatten(image)
@@ -80,10 +80,10 @@ def _check_is_image(source: Any) -> None:
 
 @contextmanager
 def naming(index: int | None, source: Any) -> Iterator[None]:
-    """Say in any exception which of the images it is about, by number, if there are several, and file.
+    """Name the image, by file and by number if there are several, in any exception raised inside.
 
-    The new exception is an OSError, TypeError, ValueError or DecompressionBombError, as the first was; what else a
-    plugin of Pillow raises becomes an OSError. Its `unnamed` is the first one's message.
+    The new exception is an OSError, TypeError, ValueError or DecompressionBombError, as the first was; any other that a
+    plugin of Pillow raises becomes an OSError. Its `unnamed` is the first message.
     """
     try:
         yield
@@ -102,7 +102,7 @@ def naming(index: int | None, source: Any) -> Iterator[None]:
 
 @contextmanager
 def _opened(source: Any) -> Iterator[Any]:
-    """Hold a file open, and its pixels in memory, no longer than they are needed."""
+    """Open a path for the time of the block only; yield any other image as it is."""
     if _is_path(source):
         with open_image(source) as image:
             yield image
@@ -112,7 +112,7 @@ def _opened(source: Any) -> Iterator[Any]:
 
 @contextmanager
 def _parallel(jobs: int) -> Iterator[Callable]:
-    """Give a `map` on as many threads as PyTorch uses (`torch.set_num_threads`); Pillow and NumPy let them run at once.
+    """Yield a `map` on as many threads as PyTorch uses (`torch.set_num_threads`); Pillow and NumPy release the GIL.
 
     The pool lives as long as the batch: one kept for longer would hang in a forked process.
     """
@@ -225,7 +225,7 @@ def _normalize(
 
 
 class HFCLIPImageProcessorMixin:
-    """Hold what the two backends share: CLIP's settings, and what counts as an image."""
+    """CLIP's settings, and the checks of images, for both backends."""
 
     _auto_class = "AutoImageProcessor"
     resample = PILImageResampling.BICUBIC
@@ -248,7 +248,7 @@ class HFCLIPImageProcessorMixin:
         return open_image(images) if _is_path(images) else images
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings; the code of a processor that these belong to is not theirs to name."""
+        """Return the settings, without the place of the code of a processor around them."""
         settings = super().to_dict()  # type: ignore[misc]
         if "AutoProcessor" in settings.get("auto_map", {}):
             settings["auto_map"] = {key: code for key, code in settings["auto_map"].items() if key != "AutoProcessor"}
@@ -256,12 +256,12 @@ class HFCLIPImageProcessorMixin:
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
-        """Make a processor of saved settings; where its code lies is none of them."""
+        """Build an image processor from saved settings, without the place of its code."""
         settings = {name: value for name, value in image_processor_dict.items() if name != "auto_map"}
         return super().from_dict(settings, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, *args, **kwargs) -> list[str]:
-        """Save the settings, and leave no trace of that in them."""
+        """Save the settings; the place of the code, which transformers adds to them, is removed again."""
         files = super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
         self.__dict__.pop("auto_map", None)
         return files
@@ -273,7 +273,7 @@ class HFCLIPImageProcessorMixin:
         return [self._prepare(index, source, **kwargs) for index, source in enumerate(sources)]
 
     def _prepare(self, index: int, source: Any, **kwargs) -> Any:
-        """Turn one image into what `_preprocess` reads."""
+        """Turn one image into the form that `_preprocess` reads."""
         raise NotImplementedError
 
     def _process(self, source: Any, **kwargs) -> Any:
@@ -290,7 +290,7 @@ class HFCLIPImageProcessor(HFCLIPImageProcessorMixin, PilBackend):
     An image is resized, then cropped, then converted to RGB, in that order and in its own mode until then. An array or
     a tensor, on any device, is the 8-bit image it shows: integers in 0..255, booleans, or floating-point numbers in
     0..255 (in 0..1 with `do_rescale=False`). Paths and URLs are opened one at a time, as `PIL.Image.open` does: the
-    EXIF orientation is not applied, as it wasn't in the original. (The pipelines of transformers open files themselves,
+    EXIF orientation is not applied, as in the original. (The pipelines of transformers open files themselves,
     turn them upright and convert them to RGB before any image processor sees them.)
 
     `pixel_values` is float32 (B, 3, crop height, crop width), or 8-bit where neither `do_rescale` nor `do_normalize`
@@ -303,10 +303,10 @@ class HFCLIPImageProcessor(HFCLIPImageProcessorMixin, PilBackend):
         **kwargs: The other settings of transformers' image processors, such as `image_mean` or `do_center_crop`.
 
     Raises:
-        ValueError: The batch is empty, or an image has no pixels, a mode that Pillow can't convert to RGB, or more than
-            `MAX_RESIZED_PIXELS` once it is resized. Errors about an image name its place and its file.
+        ValueError: The batch is empty, or an image has no pixels, a mode that Pillow cannot convert to RGB, or more
+            than `MAX_RESIZED_PIXELS` once it is resized. Errors about an image name its place and its file.
         TypeError: An input is no image.
-        OSError: A file can't be read.
+        OSError: A file cannot be read.
 
     Example:
         >>> pixels = HFCLIPImageProcessor()("photo.jpg", return_tensors="pt").pixel_values  # (1, 3, 224, 224)
@@ -327,7 +327,7 @@ class HFCLIPImageProcessor(HFCLIPImageProcessorMixin, PilBackend):
             return image, factor
         if isinstance(image, torch.Tensor) and image.requires_grad and torch.is_grad_enabled():
             raise ValueError(
-                "this image requires gradients, which Pillow can't carry: load the processor with "
+                "this image requires gradients, which Pillow cannot carry: load the processor with "
                 "backend='torchvision', or detach() the image"
             )
         image = _as_tensor(image, do_rescale, input_data_format).detach().cpu()

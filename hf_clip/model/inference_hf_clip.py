@@ -43,11 +43,11 @@ QUICK_GELU_SLOPE = 1.702
 """quick_gelu(x) = x * sigmoid(1.702 * x)"""
 
 CACHE_BYTES = 16 * 2**20
-"""How much of a CPU's last-level cache one layer's result may fill; larger batches pass through a layer in parts."""
+"""Bytes of a CPU's last-level cache that one layer's result may fill; larger batches pass through in parts."""
 
 
 class HFCLIPFast(nn.Module):
-    """Mark a replacement. `optimize` gives an exact module this class, then calls `prepare` once."""
+    """Base class of the replacements. `optimize` sets an exact module's class to one, then calls `prepare` once."""
 
     @classmethod
     def fits(cls, exact: nn.Module) -> bool:
@@ -94,7 +94,7 @@ class HFCLIPFastPatchEmbedding(HFCLIPFast, HFCLIPPatchEmbedding):
 
 
 class HFCLIPFastTower(HFCLIPFast, HFCLIPTransformerModel):
-    """Compute the last layer at the pooled position alone where nothing but `pooler_output` is read."""
+    """Tower that computes its last layer only at the pooled position where nothing but `pooler_output` is read."""
 
     def prepare(self) -> None:
         # transformers looks up what a model can record by its class, and enters a class when it is instantiated
@@ -125,7 +125,7 @@ class HFCLIPFastVisionModel(HFCLIPFastTower, HFCLIPVisionModel):
 
 
 class HFCLIPFastTextModel(HFCLIPFastTower, HFCLIPTextModel):
-    """Compute what texts have in common once, too: on the CPU, where shapes may depend on the tokens."""
+    """Text tower that also computes common beginnings of texts once: on the CPU, where shapes may depend on tokens."""
 
     def forward(
         self,
@@ -214,11 +214,14 @@ class HFCLIPPrefixes:
         return x[0, self.prefix_id]
 
     def through(self, layer: HFCLIPEncoderLayer, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Run `layer` on packed states (1, N, C); its attention alone sees whole texts."""
-        x, attention = layer.layer_norm1(hidden_states), layer.self_attn
-        projected = (attention.q_proj(x), attention.k_proj(x), attention.v_proj(x))
-        attended = attend(attention, *map(self.unpack, projected), is_causal=True)
-        return add_to_residual(layer, hidden_states, self.pack(attended))
+        """Run `layer` on packed states (1, N, C); only its attention sees whole texts."""
+        attention = layer.self_attn
+
+        def attend_in_texts(x: torch.Tensor) -> torch.Tensor:
+            projected = (attention.q_proj(x), attention.k_proj(x), attention.v_proj(x))
+            return attention.out_proj(self.pack(attend(attention, *map(self.unpack, projected), is_causal=True)))
+
+        return layer(hidden_states, attend=attend_in_texts)
 
 
 class HFCLIPFastResNetStem(HFCLIPFast, HFCLIPResNetStem):
@@ -256,7 +259,7 @@ class HFCLIPFastResNetBottleneck(HFCLIPFast, HFCLIPResNetBottleneck):
 
 
 class HFCLIPFastResNetStage(HFCLIPFast, HFCLIPResNetStage):
-    """Pass as many images at a time through all blocks as leave their feature maps in the cache."""
+    """Stage that passes as many images at a time through its blocks as keep their feature maps in the cache."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         stride = getattr(self[0].pool, "kernel_size", 1)
@@ -298,7 +301,7 @@ REPLACEMENTS: dict[type[nn.Module], type[HFCLIPFast]] = {
     HFCLIPResNetStage: HFCLIPFastResNetStage,
     HFCLIPAttentionPooling: HFCLIPFastAttentionPooling,
 }
-"""Exact classes and what replaces them. Subclasses are left alone: nothing is known of what they compute."""
+"""Exact classes and their replacements. Subclasses stay as they are, because they may compute something else."""
 
 
 @torch.no_grad()
@@ -351,7 +354,7 @@ def at_one_position(
     x, attention = layer.layer_norm1(hidden_states), layer.self_attn
     query, key, value = attention.q_proj(x[read])[:, None], attention.k_proj(x), attention.v_proj(x)
     attended = attend(attention, query, unpack(key), unpack(value), attn_mask=mask)
-    return add_to_residual(layer, hidden_states[read], attended[:, 0])
+    return layer.add_attended(hidden_states[read], attention.out_proj(attended[:, 0]))
 
 
 def attend(attention: HFCLIPAttention, *query_key_value: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -359,12 +362,6 @@ def attend(attention: HFCLIPAttention, *query_key_value: torch.Tensor, **kwargs)
     heads = attention.config.num_attention_heads
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in query_key_value)
     return F.scaled_dot_product_attention(query, key, value, **kwargs).transpose(1, 2).flatten(2)
-
-
-def add_to_residual(layer: HFCLIPEncoderLayer, hidden_states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """Finish `layer`, from the result of its attention before the output projection."""
-    hidden_states = hidden_states + layer.self_attn.out_proj(attended)
-    return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
 
 
 def hides_nothing(attention_mask: torch.Tensor | None, eot: torch.Tensor) -> bool:

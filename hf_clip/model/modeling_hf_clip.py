@@ -1,7 +1,12 @@
 """CLIP: the text Transformer, the Vision Transformer, and the joint model (paper section 2, original `clip/model.py`).
 
-Parameters of the text tower and the ViT are named as in transformers' own CLIP, so weights and LoRA recipes carry over.
+The text tower and the ViT name their parameters as transformers' own CLIP does, so weights and LoRA recipes carry over.
+
+Axes in the shape comments: B images or texts, L tokens, N patches, C the width of a tower, H x W pixels or positions of
+a feature map, D the size of the embedding space.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +51,7 @@ from .modeling_hf_clip_resnet import HFCLIPResNetModel
 
 
 class HFCLIPLayerNorm(nn.LayerNorm):
-    """Compute in float32 whatever the dtype of its input, and of its weights."""
+    """LayerNorm that computes in float32 whatever the dtype of its input and of its weights."""
 
     def __init__(self, width: int, eps: float):
         super().__init__(width, eps, dtype=torch.float32)
@@ -57,6 +62,8 @@ class HFCLIPLayerNorm(nn.LayerNorm):
 
 
 class HFCLIPAttention(nn.Module):
+    """Multi-head attention of a Transformer layer, causal in the text tower."""
+
     def __init__(self, config: HFCLIPTextConfig | HFCLIPVisionConfig):
         super().__init__()
         self.config = config
@@ -68,7 +75,7 @@ class HFCLIPAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def initialize_parameters(self) -> None:
-        """Initialize as `nn.MultiheadAttention`, whose packed (3 * width, width) projection is Xavier-uniform."""
+        """Initialize as `nn.MultiheadAttention` does: Xavier-uniform over its packed (3 * width, width) projection."""
         bound = (6 / (4 * self.config.hidden_size)) ** 0.5
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             init.uniform_(projection.weight, -bound, bound)
@@ -76,11 +83,8 @@ class HFCLIPAttention(nn.Module):
             init.zeros_(projection.bias)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, dense: bool = False, **kwargs
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend to all positions, or with `dense` each to itself alone."""
-        if dense:
-            return self.out_proj(self.v_proj(hidden_states)), None
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         dropout = self.config.attention_dropout
         # set_attn_implementation looks for this call in the file of the model's class
@@ -90,8 +94,14 @@ class HFCLIPAttention(nn.Module):
         )
         return self.out_proj(output), weights
 
+    def attend_to_itself(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Compute the attention of each position (B, L, C) to itself alone: all its weight lies on its own value."""
+        return self.out_proj(self.v_proj(hidden_states))
+
 
 class HFCLIPMLP(nn.Module):
+    """The two linear layers of a Transformer layer, with the activation between them."""
+
     def __init__(self, config: HFCLIPTextConfig | HFCLIPVisionConfig):
         super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
@@ -103,6 +113,8 @@ class HFCLIPMLP(nn.Module):
 
 
 class HFCLIPEncoderLayer(GradientCheckpointingLayer):
+    """Residual attention block: attention, then the MLP, each after a LayerNorm and added to its input."""
+
     def __init__(self, config: HFCLIPTextConfig | HFCLIPVisionConfig):
         super().__init__()
         self.layer_norm1 = HFCLIPLayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -111,13 +123,26 @@ class HFCLIPEncoderLayer(GradientCheckpointingLayer):
         self.mlp = HFCLIPMLP(config)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        attend: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        **kwargs,
     ) -> torch.Tensor:
-        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)[0]
+        """Run the block on (B, L, C); `attend` takes the place of the layer's own attention."""
+        x = self.layer_norm1(hidden_states)
+        attended = self.self_attn(x, attention_mask, **kwargs)[0] if attend is None else attend(x)
+        return self.add_attended(hidden_states, attended)
+
+    def add_attended(self, hidden_states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Finish the block after its attention: both residual sums, and the MLP."""
+        hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
 
 class HFCLIPEncoder(nn.Module):
+    """The stack of Transformer layers."""
+
     def __init__(self, config: HFCLIPTextConfig | HFCLIPVisionConfig):
         super().__init__()
         self.layers = nn.ModuleList(HFCLIPEncoderLayer(config) for _ in range(config.num_hidden_layers))
@@ -131,6 +156,8 @@ class HFCLIPEncoder(nn.Module):
 
 
 class HFCLIPTextEmbeddings(nn.Module):
+    """Token embeddings plus learned position embeddings."""
+
     def __init__(self, config: HFCLIPTextConfig):
         super().__init__()
         self.config = config
@@ -146,19 +173,25 @@ class HFCLIPTextEmbeddings(nn.Module):
         length = input_ids.shape[-1]
         if length > self.config.max_position_embeddings:
             raise ValueError(
-                f"The texts are {length} tokens long, the model reads at most {self.config.max_position_embeddings}: "
-                "pass truncation=True to the tokenizer."
+                f"the texts are {length} tokens long, the model reads at most {self.config.max_position_embeddings}: "
+                "pass truncation=True to the tokenizer"
             )
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids.device)
+        # the tables are float32 in a half-precision model too: the sum is rounded as the original rounds it
         return self.token_embedding(input_ids).to(dtype) + self.position_embedding(position_ids).to(dtype)
 
 
 class HFCLIPPatchEmbedding(nn.Conv2d):
-    """Embed each patch on its own: (B, 3, H, W) gives (B, C, H / P, W / P)."""
+    """Convolution whose stride equals its kernel, so that it embeds each P x P patch by itself.
+
+    (B, 3, H, W) becomes (B, C, H / P, W / P).
+    """
 
 
 class HFCLIPVisionEmbeddings(nn.Module):
+    """Patch embeddings behind the class embedding, plus learned position embeddings."""
+
     def __init__(self, config: HFCLIPVisionConfig):
         super().__init__()
         self.config = config
@@ -179,14 +212,16 @@ class HFCLIPVisionEmbeddings(nn.Module):
         if interpolate_pos_encoding and (height, width) != (self.config.image_size, self.config.image_size):
             patch_size = self.config.patch_size
             positions = interpolate_positions(positions, (height // patch_size, width // patch_size))
-        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        patches = patches.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, HW, C)
-        class_embedding = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        return torch.cat([class_embedding, patches], 1) + positions.to(patches.dtype)
+        x = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # (B, C, rows, columns)
+        x = x.flatten(2)  # (B, C, rows, columns) -> (B, C, N)
+        x = x.transpose(1, 2)  # (B, C, N) -> (B, N, C)
+        class_embedding = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)  # (C,) -> (B, 1, C)
+        x = torch.cat([class_embedding, x], 1)  # (B, N, C) -> (B, 1 + N, C)
+        return x + positions.to(x.dtype)
 
 
 class HFCLIPTransformerModel(HFCLIPPreTrainedModel):
-    """Declare what the two Transformer towers have in common."""
+    """Base class of the two Transformer towers."""
 
     _no_split_modules = ["HFCLIPTextEmbeddings", "HFCLIPVisionEmbeddings", "HFCLIPEncoderLayer"]
     _can_record_outputs = {"hidden_states": HFCLIPEncoderLayer, "attentions": HFCLIPAttention}
@@ -254,21 +289,23 @@ class HFCLIPTextModel(HFCLIPTransformerModel):
     ) -> BaseModelOutputWithPooling:
         """Encode `input_ids` (B, L), integers; L is at most `max_position_embeddings`."""
         check_texts(input_ids, attention_mask, self.config)
-        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
-        eot = self.first_eot(input_ids)
-        hidden_states = self.embeddings(input_ids, position_ids, self.dtype)
-        # without a cache, by place: its name is another from transformers 5.24 on
-        attention_mask = create_causal_mask(self.config, hidden_states, attention_mask, None)
-        hidden_states = self.final_layer_norm(self.encoder(hidden_states, attention_mask, **kwargs))
-        pooled = hidden_states[torch.arange(hidden_states.shape[0], device=eot.device), eot]
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+        input_ids = input_ids.reshape(-1, input_ids.shape[-1])  # (..., L) -> (B, L)
+        eot = self.first_eot(input_ids)  # (B, L) -> (B,)
+        x = self.embeddings(input_ids, position_ids, self.dtype)  # (B, L) -> (B, L, C)
+        # without a cache, by place: transformers 5.24 renamed the argument
+        attention_mask = create_causal_mask(self.config, x, attention_mask, None)
+        x = self.encoder(x, attention_mask, **kwargs)
+        x = self.final_layer_norm(x)
+        # a text is read at its end, where the causal attention has seen all of it
+        pooled = x[torch.arange(x.shape[0], device=eot.device), eot]  # (B, L, C) -> (B, C)
+        return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=pooled)
 
     def first_eot(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return the position (B,) at which each text (B, L) ends: its first EOT, or its highest id if it has none."""
-        highest = input_ids.int().argmax(-1)  # as the original pools
+        """Return the position (B,) where each text (B, L) ends: its first EOT, or its highest id if it has none."""
+        highest = input_ids.int().argmax(-1)  # as the original pools: EOT is the last id of its vocabulary
         if self.config.eos_token_id in (None, LEGACY_EOS_TOKEN_ID):
             return highest
-        # the first match: padding may reuse the EOT id
+        # the first match, because padding may reuse the EOT id
         is_eot = input_ids == self.config.eos_token_id
         return torch.where(is_eot.any(-1), is_eot.int().argmax(-1), highest)
 
@@ -308,10 +345,10 @@ class HFCLIPVisionModel(HFCLIPVisionTower, HFCLIPTransformerModel):
 
     def __init__(self, config: HFCLIPVisionConfig):
         if config.model_type != HFCLIPVisionConfig.model_type:
-            raise ValueError(f"HFCLIPVisionModel takes a ViT, not {config.model_type!r}: use HFCLIPResNetModel.")
+            raise ValueError(f"HFCLIPVisionModel takes a ViT, not {config.model_type!r}: use HFCLIPResNetModel")
         super().__init__(config)
         self.embeddings = HFCLIPVisionEmbeddings(config)
-        # the name is transformers', typing error and all
+        # transformers' CLIP spells the name so, and files hold it
         self.pre_layrnorm = HFCLIPLayerNorm(config.hidden_size, config.layer_norm_eps)
         self.encoder = HFCLIPEncoder(config)
         self.post_layernorm = HFCLIPLayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -325,24 +362,27 @@ class HFCLIPVisionModel(HFCLIPVisionTower, HFCLIPTransformerModel):
         self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Encode `pixel_values` (B, 3, H, W), normalized by the processor."""
-        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))
-        hidden_states = self.encoder(hidden_states, **kwargs)
-        pooled = self.post_layernorm(hidden_states[:, 0])
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+        x = self.embeddings(pixel_values, interpolate_pos_encoding)  # (B, 3, H, W) -> (B, 1 + N, C)
+        x = self.pre_layrnorm(x)
+        x = self.encoder(x, **kwargs)
+        pooled = self.post_layernorm(x[:, 0])  # (B, 1 + N, C) -> (B, C): the class token
+        return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=pooled)
 
     def dense_embeds(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-        """Pool every patch in place of the class token, attending to itself alone in the last layer: (B, C, H, W)."""
-        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))
+        """Pool each patch in place of the class token (B, C, H, W); in the last layer it attends to itself alone."""
+        x = self.embeddings(pixel_values, interpolate_pos_encoding)  # (B, 3, H, W) -> (B, 1 + N, C)
+        x = self.pre_layrnorm(x)
         *layers, last = self.encoder.layers
         for layer in layers:
-            hidden_states = layer(hidden_states)
-        hidden_states = self.post_layernorm(last(hidden_states, dense=True))
-        return self.feature_map(hidden_states, *pixel_values.shape[-2:])
+            x = layer(x)
+        x = last(x, attend=last.self_attn.attend_to_itself)
+        return self.feature_map(self.post_layernorm(x), *pixel_values.shape[-2:])
 
     def feature_map(self, last_hidden_state: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Arrange the patches of images of `height` x `width` pixels as they lie there: (B, C, H, W)."""
-        grid = (height // self.config.patch_size, width // self.config.patch_size)
-        return last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, grid)  # (B, 1 + HW, C) -> (B, C, H, W)
+        """Arrange the patches of images of `height` x `width` pixels as a map (B, C, H, W), without the class token."""
+        rows, columns = height // self.config.patch_size, width // self.config.patch_size
+        patches = last_hidden_state[:, 1:].transpose(1, 2)  # (B, 1 + N, C) -> (B, C, N)
+        return patches.unflatten(2, (rows, columns))  # (B, C, N) -> (B, C, H, W)
 
 
 def vision_tower(config: PreTrainedConfig) -> HFCLIPVisionModel | HFCLIPResNetModel:
@@ -350,14 +390,14 @@ def vision_tower(config: PreTrainedConfig) -> HFCLIPVisionModel | HFCLIPResNetMo
 
 
 class HFCLIPNoProjection(nn.Identity):
-    """Stand where a ViT projects. A library that wraps modules names this one when it refuses it."""
+    """The image projection that a ResNet does not need, named so that libraries refuse to wrap it in clear words."""
 
     def extra_repr(self) -> str:
         return "a ResNet projects in vision_model.attention_pool: name out_proj"
 
 
 def visual_projection(config: PreTrainedConfig) -> nn.Module:
-    """Make the image projection; a ResNet's attention pooling has projected already."""
+    """Build the image projection; a ResNet projects in its attention pooling."""
     if config.is_resnet:
         return HFCLIPNoProjection()
     return HFCLIPProjection(config.hidden_size, config.projection_dim)

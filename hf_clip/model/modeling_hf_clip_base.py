@@ -1,4 +1,4 @@
-"""What both vision families and the text tower share."""
+"""Base classes and functions of the text tower and of both vision families."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,12 +16,14 @@ ALIGNMENT = 64  # bytes, as PyTorch allocates
 
 
 def unexpected_keys(*parts: str) -> list[str]:
-    """List patterns of keys that may stand in a checkpoint without a warning: `parts` of a joint model."""
+    """Return patterns of checkpoint keys that loading ignores without a warning: `parts` of a joint model."""
     # old stock checkpoints carry position ids as buffers
     return [r"position_ids$", *(rf"^{part}(\.|$)" for part in parts)]
 
 
 class HFCLIPPreTrainedModel(PreTrainedModel):
+    """Base class of all models: loading, dtypes, initialization, and optimization for inference."""
+
     config_class = HFCLIPConfig
     base_model_prefix = "hf_clip"
     supports_gradient_checkpointing = True
@@ -29,7 +31,7 @@ class HFCLIPPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # losses are means over the batch: Trainer has to divide them by the steps of an accumulation
+    # losses are means over the batch, so Trainer divides them by the steps of an accumulation
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = unexpected_keys()
 
@@ -51,7 +53,7 @@ class HFCLIPPreTrainedModel(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the matrix products: that of the first convolution or linear layer, as the original's.
+        """Dtype of the matrix products: that of the first convolution or linear layer, as in the original.
 
         Norms and embeddings may be kept in float32 beside it.
         """
@@ -61,16 +63,16 @@ class HFCLIPPreTrainedModel(PreTrainedModel):
         return super().dtype
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters to train without weight decay: gains, biases, scales, class and position embeddings."""
+        """Return the parameters to train without weight decay: gains, biases, scales, class and position embeddings."""
         return {name for name, p in self.named_parameters() if p.ndim <= 1 or "position_embedding" in name}
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # transformers passes over the containers of code that is not its own, lest it overwrites loaded tensors: here
-        # all goes through its guarded functions, which spare them
+        # transformers skips containers of custom code, whose initialization might overwrite loaded tensors. Ours goes
+        # through its guarded functions, which spare loaded tensors.
         super()._initialize_weights(module, False)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialize as the original does: by PyTorch's defaults, then as a module says of itself."""
+        """Initialize as the original does: by a module's own `initialize_parameters`, else by PyTorch's defaults."""
         layers = [child for child in module.modules() if isinstance(child, nn.Conv2d | nn.Linear | nn.Embedding)]
         if not all(map(has_plain_weight, layers)):
             return  # a quantizer has put its own tensors there
@@ -136,14 +138,14 @@ def has_plain_weight(module: nn.Module) -> bool:
 
 
 class HFCLIPVisionTower(HFCLIPPreTrainedModel):
-    """Declare what the vision towers of both families have in common."""
+    """Base class of the vision towers of both families."""
 
     def feature_map(self, last_hidden_state: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Arrange the positions of images of `height` x `width` pixels as they lie there: (B, C, H, W)."""
+        """Arrange the positions of images of `height` x `width` pixels as a map (B, C, H, W)."""
         raise NotImplementedError
 
     def dense_embeds(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-        """Compute what pooling gives if it reads one position alone, for each: (B, C, H, W) before any projection."""
+        """Pool each position as if it were the only one: (B, C, H, W), before any projection."""
         raise NotImplementedError
 
     def dense_features(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
@@ -168,21 +170,21 @@ class HFCLIPVisionTower(HFCLIPPreTrainedModel):
 
 
 def pooled_output(tower: nn.Module, *args, **kwargs) -> BaseModelOutputWithPooling:
-    """Call `tower` where only `pooler_output` is read; if optimized, it may leave out `last_hidden_state`."""
-    # by class: what wraps a tower (torch.compile, FSDP) passes its attributes on, but has to be called itself
+    """Run `tower` for its `pooler_output`; an optimized tower may then leave out `last_hidden_state`."""
+    # looked up on the class: wrappers (torch.compile, FSDP) forward a tower's attributes, but must be called themselves
     call = tower.pooled if hasattr(type(tower), "pooled") else tower
     return call(*args, return_dict=True, **kwargs)
 
 
 def _align(model: nn.Module) -> None:
-    """Copy weights that lie in memory as they lay in the file: BLAS gives other bits for unaligned ones."""
+    """Copy weights that are mapped from their file without alignment, where BLAS gives other bits."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
             tensor.data = tensor.data.clone()
 
 
 class HFCLIPProjection(nn.Linear):
-    """Project into the embedding space, `x @ proj` in the original, without bias."""
+    """Projection into the embedding space, without bias: `x @ proj` in the original."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features, bias=False)
@@ -207,7 +209,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention that gives its weights; `attention_mask` is added to the scores."""
+    """Attend in plain operations, which give the weights too; `attention_mask` is added to the scores."""
     weights = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -227,12 +229,12 @@ def multi_head_attention(
     attend: Callable,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend with the backend `attend`, which each module with attention gets from transformers in its own file.
+    """Attend with several heads to projected tensors, by the backend `attend` that the module gets from transformers.
 
-    `query` (B, L, C), `key` and `value` (B, S, C) give (B, L, C) and, from the eager backend, weights (B, H, L, S).
+    `query` (B, L, C), `key` and `value` (B, S, C) give (B, L, C) and, from the eager backend, weights (B, heads, L, S).
     """
     head_dim = module.config.hidden_size // module.config.num_attention_heads
-    # (B, L, C) -> (B, H, L, D)
+    # (B, L, C) -> (B, heads, L, C / heads)
     heads = (x.reshape(*x.shape[:-1], -1, head_dim).transpose(1, 2) for x in (query, key, value))
     output, weights = attend(
         module,
@@ -242,28 +244,29 @@ def multi_head_attention(
         dropout=dropout if module.training else 0.0,
         **kwargs,
     )
-    return output.flatten(2), weights  # (B, L, H, D) -> (B, L, C)
+    return output.flatten(2), weights  # (B, L, heads, C / heads) -> (B, L, C)
 
 
 def interpolate_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Bicubic resampling of a square grid of position embeddings behind one class position.
+    """Resample a square grid of position embeddings bicubically; the class position before it stays.
 
-    (1 + N * N, C) gives (1 + H * W, C) for `grid` (H, W).
+    (1 + side * side, C) becomes (1 + H * W, C) for `grid` (H, W).
     """
     side = round((positions.shape[0] - 1) ** 0.5)
-    patches = positions[1:].unflatten(0, (side, side)).permute(2, 0, 1)[None]  # (N * N, C) -> (1, C, N, N)
+    patches = positions[1:].unflatten(0, (side, side)).permute(2, 0, 1)[None]  # (side * side, C) -> (1, C, side, side)
     patches = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False).to(positions.dtype)
-    return torch.cat([positions[:1], patches[0].flatten(1).T])
+    return torch.cat([positions[:1], patches[0].flatten(1).T])  # (1, C, H, W) -> (1 + H * W, C)
 
 
 def normalize(embeds: torch.Tensor) -> torch.Tensor:
+    """Scale embeddings (..., D) to unit length, without an epsilon, as the original does."""
     return embeds / embeds.norm(dim=-1, keepdim=True)
 
 
 def contrastive_logits(
     image_embeds: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor
 ) -> torch.Tensor:
-    """Scores (images, texts) of normalized embeddings; `logit_scale` is the logarithm of the scale."""
+    """Return the scores (images, texts) of normalized embeddings; `logit_scale` is the logarithm of the scale."""
     # the original's order of operations: another one gives other bits
     return logit_scale.exp() * image_embeds @ text_embeds.t()
 
@@ -275,7 +278,7 @@ def contrastive_loss(logits_per_image: torch.Tensor) -> torch.Tensor:
 
 
 def check_images(pixel_values: torch.Tensor, config, stride: int, interpolate: bool) -> None:
-    """Refuse anything but a batch (B, C, H, W) of images that the model can read; `stride` is in pixels."""
+    """Raise TypeError or ValueError unless images are a batch (B, C, H, W) the model can read; `stride` in pixels."""
     if isinstance(pixel_values, Mapping):
         raise TypeError(
             f"pixel_values is a {type(pixel_values).__name__}, not a tensor: pass batch['pixel_values'] or **batch"
@@ -305,7 +308,7 @@ def check_images(pixel_values: torch.Tensor, config, stride: int, interpolate: b
 
 
 def check_texts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, config) -> None:
-    """Refuse anything but integer token ids of the vocabulary, with a mask of their length if any."""
+    """Raise TypeError or ValueError unless texts are ids of the vocabulary, with a mask of that length or none."""
     if isinstance(input_ids, Mapping):
         raise TypeError(f"input_ids is a {type(input_ids).__name__}, not a tensor: pass batch['input_ids'] or **batch")
     if not isinstance(input_ids, torch.Tensor):
@@ -322,7 +325,7 @@ def check_texts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, co
             f"attention_mask has {attention_mask.shape[-1]} columns, input_ids has {input_ids.shape[-1]}: pass both "
             "as the tokenizer returns them"
         )
-    # values are read where that costs no wait for a device, and no graph is recorded
+    # reading values would wait for a device, and cannot be recorded in a graph
     if input_ids.device.type == "cpu" and input_ids.numel() and not is_recorded(input_ids):
         least, most = (int(x) for x in input_ids.aminmax())
         if least < 0 or most >= config.vocab_size:
@@ -345,6 +348,7 @@ def is_recorded(tensor: torch.Tensor) -> bool:
 
 
 def check_image_size(height: int, width: int, config) -> None:
+    """Raise ValueError unless images have the configured size."""
     if (height, width) != (config.image_size, config.image_size):
         raise ValueError(
             f"images are {height}x{width}, the model reads {config.image_size}x{config.image_size}: resize them with "

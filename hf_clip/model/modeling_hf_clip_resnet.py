@@ -1,4 +1,4 @@
-"""The modified ResNet (paper section 2.4, original `clip/model.py`)."""
+"""CLIP's modified ResNet and its attention pooling (paper section 2.4, original `clip/model.py`)."""
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ STRIDE = 32  # pixels of an image for each position of the last feature map
 
 
 class HFCLIPBatchNorm2d(nn.BatchNorm2d):
-    """Normalize a batch; once `frozen`, keep the statistics in training mode too; gain and bias stay trainable."""
+    """BatchNorm that keeps its statistics in training mode too while `frozen`; gain and bias stay trainable."""
 
     frozen = False
 
@@ -47,12 +47,12 @@ class HFCLIPBatchNorm2d(nn.BatchNorm2d):
             )
         if self.weight.dtype == x.dtype or (self.weight.dtype == torch.float32 and x.dtype in HALF):
             return super().forward(x)
-        # such as autocast to another half dtype than the weights': no kernel takes the two
+        # no kernel takes these two dtypes, which autocast to another half dtype brings together
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 def freeze_batch_norm(model: nn.Module, frozen: bool = True) -> nn.Module:
-    """Keep the statistics of a model's BatchNorms as they are, in training mode too; no weight or key changes.
+    """Freeze the statistics of a model's BatchNorms, in training mode too; no weight or key changes.
 
     Args:
         model: Any module with hf_clip ResNets in it; others are left alone.
@@ -73,7 +73,7 @@ def average_pool(stride: int) -> nn.Module:
 
 
 class HFCLIPResNetStem(nn.Module):
-    """Three convolutions and an average pool."""
+    """Three convolutions and an average pool: a quarter of the height and width."""
 
     def __init__(self, config: HFCLIPResNetConfig):
         super().__init__()
@@ -87,14 +87,15 @@ class HFCLIPResNetStem(nn.Module):
         self.pool = nn.AvgPool2d(2)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn1(self.conv1(pixel_values.to(self.conv1.weight.dtype))), inplace=True)
+        x = pixel_values.to(self.conv1.weight.dtype)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, 3, H, W) -> (B, C / 2, H / 2, W / 2)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        x = F.relu(self.bn3(self.conv3(x)), inplace=True)
-        return self.pool(x)
+        x = F.relu(self.bn3(self.conv3(x)), inplace=True)  # (B, C / 2, H / 2, W / 2) -> (B, C, H / 2, W / 2)
+        return self.pool(x)  # (B, C, H / 2, W / 2) -> (B, C, H / 4, W / 4)
 
 
 class HFCLIPResNetShortcut(nn.Module):
-    """Stand for the identity in a block that changes shape."""
+    """Projection in place of the identity, in a block that changes the shape."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, eps: float):
         super().__init__()
@@ -107,7 +108,7 @@ class HFCLIPResNetShortcut(nn.Module):
 
 
 class HFCLIPResNetBottleneck(GradientCheckpointingLayer):
-    """Compute a block; against aliasing, an average pool before the last convolution does the striding."""
+    """Bottleneck block whose stride is an average pool before its last convolution, against aliasing."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, eps: float):
         super().__init__()
@@ -126,18 +127,19 @@ class HFCLIPResNetBottleneck(GradientCheckpointingLayer):
         )
 
     def initialize_parameters(self) -> None:
-        """Make a fresh block the identity."""
+        """Zero the last gain, so that a fresh block is the identity."""
         init.zeros_(self.bn3.weight)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn1(self.conv1(hidden_states)), inplace=True)
+        x = F.relu(self.bn1(self.conv1(hidden_states)), inplace=True)  # (B, in, H, W) -> (B, C, H, W)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        x = self.bn3(self.conv3(self.pool(x)))
+        x = self.pool(x)  # (B, C, H, W) -> (B, C, H / stride, W / stride)
+        x = self.bn3(self.conv3(x))  # (B, C, ...) -> (B, 4 * C, ...)
         return F.relu(x + self.shortcut(hidden_states), inplace=True)
 
 
 class HFCLIPResNetStage(nn.Sequential):
-    """Chain bottlenecks at one resolution; the first changes the shape."""
+    """Bottlenecks at one resolution; the first changes the shape."""
 
     def __init__(self, in_channels: int, channels: int, depth: int, stride: int, eps: float):
         super().__init__(
@@ -147,7 +149,10 @@ class HFCLIPResNetStage(nn.Sequential):
 
 
 class HFCLIPAttentionPooling(nn.Module):
-    """Let the mean of all positions attend to them and itself; the output projection leads to the embedding space."""
+    """Attention whose single query is the mean of all positions; its output is the image embedding.
+
+    Keys and values are the mean and all positions.
+    """
 
     def __init__(self, config: HFCLIPResNetConfig):
         super().__init__()
@@ -165,14 +170,15 @@ class HFCLIPAttentionPooling(nn.Module):
             init.normal_(module.weight, std=self.config.hidden_size**-0.5)
 
     def positioned(self, feature_map: torch.Tensor) -> torch.Tensor:
-        """Turn (B, C, H, W) into the mean of all positions and the positions (1 + HW, B, C), with their embeddings."""
+        """Flatten (B, C, H, W) into positions (1 + HW, B, C), their mean first, and add position embeddings."""
         grid = (feature_map.shape[2], feature_map.shape[3])
         positions = self.position_embedding(torch.arange(self.config.grid_size**2 + 1, device=feature_map.device))
         if grid != (self.config.grid_size, self.config.grid_size):
             positions = interpolate_positions(positions, grid)
         # positions before images, as in the original: the order of rows can change the bits of a product
         x = feature_map.flatten(2).permute(2, 0, 1)  # (B, C, H, W) -> (HW, B, C)
-        return torch.cat([x.mean(0, keepdim=True), x]) + positions[:, None].to(x.dtype)
+        x = torch.cat([x.mean(0, keepdim=True), x])  # (HW, B, C) -> (1 + HW, B, C)
+        return x + positions[:, None].to(x.dtype)
 
     def forward(
         self, feature_map: torch.Tensor, dense: bool = False, **kwargs
@@ -183,14 +189,14 @@ class HFCLIPAttentionPooling(nn.Module):
         """
         x = self.positioned(feature_map)
         if dense:
-            embeds = self.out_proj(self.v_proj(x[1:]))
+            embeds = self.out_proj(self.v_proj(x[1:]))  # (1 + HW, B, C) -> (HW, B, D)
             return embeds.permute(1, 2, 0).unflatten(2, feature_map.shape[2:]), None  # (HW, B, D) -> (B, D, H, W)
         query, key, value = self.q_proj(x[:1]), self.k_proj(x), self.v_proj(x)
         query, key, value = (y.transpose(0, 1) for y in (query, key, value))  # (1 + HW, B, C) -> (B, 1 + HW, C)
         # set_attn_implementation looks for this call in the file of the model's class
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         pooled, weights = multi_head_attention(self, query, key, value, attend=attend, **kwargs)
-        return self.out_proj(pooled[:, 0]), weights
+        return self.out_proj(pooled[:, 0]), weights  # (B, 1, C) -> (B, D)
 
 
 class HFCLIPResNetModel(HFCLIPVisionTower):
@@ -227,7 +233,7 @@ class HFCLIPResNetModel(HFCLIPVisionTower):
 
     def __init__(self, config: HFCLIPResNetConfig):
         if config.model_type != HFCLIPResNetConfig.model_type:
-            raise ValueError(f"HFCLIPResNetModel takes a ResNet, not {config.model_type!r}: use HFCLIPVisionModel.")
+            raise ValueError(f"HFCLIPResNetModel takes a ResNet, not {config.model_type!r}: use HFCLIPVisionModel")
         super().__init__(config)
         self.stem = HFCLIPResNetStem(config)
         channels = [config.width * 2**stage for stage in range(4)]
@@ -258,7 +264,8 @@ class HFCLIPResNetModel(HFCLIPVisionTower):
             output_attentions = self.config.output_attentions
 
         feature_maps = self.feature_maps(pixel_values, interpolate_pos_encoding)
-        feature_map = feature_maps[-1]
+        feature_map = feature_maps[-1]  # (B, 3, H, W) -> (B, C, H / 32, W / 32)
+        # (B, C, H / 32, W / 32) -> (B, D)
         pooled, weights = self.attention_pool(feature_map, output_attentions=output_attentions, **kwargs)
         return BaseModelOutputWithPooling(
             last_hidden_state=feature_map,
@@ -268,10 +275,10 @@ class HFCLIPResNetModel(HFCLIPVisionTower):
         )
 
     def feature_maps(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> list[torch.Tensor]:
-        """List the feature maps (B, C, H, W) after the stem and after each stage."""
+        """Return the feature maps (B, C, H, W) after the stem and after each stage."""
         check_images(pixel_values, self.config, STRIDE, interpolate_pos_encoding)
-        feature_maps = [self.stem(pixel_values)]
-        for stage in self.stages:
+        feature_maps = [self.stem(pixel_values)]  # (B, 3, H, W) -> (B, width, H / 4, W / 4)
+        for stage in self.stages:  # to 4, 8, 16 and 32 times the width, at strides 4, 8, 16 and 32
             feature_maps.append(stage(feature_maps[-1]))
         return feature_maps
 

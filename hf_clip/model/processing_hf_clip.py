@@ -20,12 +20,12 @@ from .configuration_hf_clip import check_is_folder
 from .image_processing_hf_clip import HFCLIPImageProcessor
 from .tokenization_hf_clip import HFCLIPTokenizer
 
-# what a folder holds of each part, and the class that loads the part alone
+# the files of each part, of which a folder holds at least one, and the class that loads the part alone
 FILES = {
     "tokenizer": (["tokenizer_config.json", "tokenizer.json", "vocab.json"], "AutoTokenizer"),
     "image processor": (["preprocessor_config.json", "processor_config.json"], "AutoImageProcessor"),
 }
-# arguments of `from_pretrained` that say where files lie
+# arguments of `from_pretrained` that locate files
 WHERE = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -70,18 +70,18 @@ class HFCLIPProcessor(ProcessorMixin):
         return processor
 
     def save_pretrained(self, *args, **kwargs) -> list[str]:
-        """Save the parts, and leave none of it in them: transformers notes in each where its code goes."""
+        """Save the parts; the place of the code, which transformers adds to each, is removed again."""
         files = super().save_pretrained(*args, **kwargs)
         for part in (self, self.image_processor):
             part.__dict__.pop("auto_map", None)
         return files
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        """Leave files closed: the image processor opens, crops and closes one at a time."""
+        """Pass files on unopened: the image processor opens, crops and closes one at a time."""
         return images, text, videos, audio
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        """Leave the checks to the tokenizer and the image processor, which name the text or the image."""
+        """Check nothing: the tokenizer and the image processor do, and name the text or the image."""
 
     def __call__(
         self,

@@ -71,7 +71,7 @@ def test_stock_configurations_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HFCLIPConfig(vision_config={"model_type": "siglip"}), "Unknown vision model_type 'siglip'"),
+        (lambda: HFCLIPConfig(vision_config={"model_type": "siglip"}), "unknown vision model_type 'siglip'"),
         (lambda: HFCLIPConfig(vision_config=HFCLIPResNetConfig()), "project to different sizes: text 512, vision 1024"),
         (lambda: HFCLIPTextConfig(hidden_size=100, num_attention_heads=3), "100 is not a multiple"),
         (lambda: HFCLIPVisionConfig(image_size=16), "smaller than one patch"),

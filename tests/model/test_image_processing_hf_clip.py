@@ -305,7 +305,7 @@ def test_urls(tmp_path, photo, monkeypatch):
     expected = original()(Image.open(tmp_path / "photo.png"))
     with serving(tmp_path) as address:
         assert torch.equal(pixels(f"{address}/photo.png")[0], expected)
-        with pytest.raises(OSError, match=r"can't read 'http://.*/none.png' as an image.*404"):
+        with pytest.raises(OSError, match=r"cannot read 'http://.*/none.png' as an image.*404"):
             pixels(f"{address}/none.png")
     encoded = base64.b64encode((tmp_path / "photo.png").read_bytes()).decode()
     assert torch.equal(pixels(f"data:image/png;base64,{encoded}")[0], expected)
@@ -325,7 +325,7 @@ def test_urls(tmp_path, photo, monkeypatch):
         (np.array([[1, "a"]], object), TypeError, "an array of numbers, not of dtype object"),
         (torch.zeros(9, 9, dtype=torch.complex64), TypeError, r"of real numbers, not of torch.complex64"),
         ([np.zeros((4, 4, 3), np.uint8), None], TypeError, "not NoneType"),
-        ("no such file", OSError, r"can't read 'no such file' as an image \(texts go in `text=`\): .*No such file"),
+        ("no such file", OSError, r"cannot read 'no such file' as an image \(texts go in `text=`\): .*No such file"),
         ("data:image/png;base64,AAAA", OSError, "cannot identify image file"),
         (Image.new("RGB", (0, 5)), ValueError, r"images\[0\]: an image of size 0x5 has no pixels"),
         (np.zeros((4, 0, 3), np.uint8), ValueError, r"images\[0\]: an image of size 4x0x3 has no pixels"),

@@ -166,9 +166,9 @@ def test_decodes(processor):
         ({"text": ["a cat", None]}, ValueError, "text 1 is None"),
         ({"text": [Image.new("RGB", (5, 5))]}, ValueError, r"text 0 is <PIL.*\(images go in `images=`\)"),
         ({"text": np.zeros((9, 9, 3))}, ValueError, r"text 0 is array.*\(images go in `images=`\)"),
-        ({"images": "a cat", "text": Image.new("RGB", (5, 5))}, OSError, r"can't read 'a cat' as an image"),
+        ({"images": "a cat", "text": Image.new("RGB", (5, 5))}, OSError, r"cannot read 'a cat' as an image"),
         ({"images": 5}, TypeError, "an image is a PIL image, .* not int"),
-        ({"images": ["a cat"]}, OSError, r"can't read 'a cat' as an image \(texts go in `text=`\)"),
+        ({"images": ["a cat"]}, OSError, r"cannot read 'a cat' as an image \(texts go in `text=`\)"),
         ({"text": 5}, (TypeError, ValueError), "text"),
     ],
 )
