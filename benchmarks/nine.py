@@ -20,7 +20,7 @@ from .common import timed
 from .machine import describe
 from .originals import ARCHITECTURES
 
-BATCH = 4
+BATCH = 16
 CHECKPOINTS = Path(__file__).parents[1] / "model_cards" / "checkpoints.json"
 
 
