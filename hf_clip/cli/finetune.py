@@ -187,12 +187,12 @@ def watched_sets(arguments: list[str], templates: list[str] | None) -> dict[str,
 
 def train_and_report(trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: bool, measured: bool) -> None:
     """Evaluate, train, evaluate again, and write the model and its report."""
-    from ..training.checkpoints import check_same_data, last_checkpoint, remove_checkpoints
+    from ..training.checkpoints import check_same_run, last_checkpoint, remove_checkpoints
     from ..training.report import changes_table, kept, read_report, write_card, write_report
 
     main = trainer.is_world_process_zero()
     if resume:
-        check_same_data(last_checkpoint(output), trainer.train_dataset)
+        check_same_run(last_checkpoint(output), trainer.train_dataset, trainer.args)
     elif main:
         remove_checkpoints(output)
     report = read_report(output) if resume else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..metrics.outcomes import Outcomes, bootstrap_difference
+from ..metrics.outcomes import Outcomes, bootstrap_difference, paired_difference, proportion_interval
 from ..utils.files import replacing
 from ..utils.text import cell
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SAME_PROBE = 1e-3
+FEW_IMAGES = 30
 # the metric of each task that decides between models
 MAIN = {"zeroshot_classification": "acc1", "zeroshot_retrieval": "mean_recall@1", "linear_probe": "lp_acc1"}
 
@@ -134,8 +135,8 @@ def comparison(results: Sequence[Result]) -> "Table":
         results: One result for each model; the others are compared with the first.
 
     Returns:
-        A table of rich: a row for each metric; for each further model its value, and the difference with its 95 %
-        confidence interval from 1,000 samples of the images.
+        A table of rich: a row for each metric; for each further model its value and its difference from the first
+        model. Proportions and differences have 95 % confidence intervals.
 
     Raises:
         ValueError: The results are of different data or tasks.
@@ -154,20 +155,38 @@ def comparison(results: Sequence[Result]) -> "Table":
         ):
             raise ValueError(f"results are of {first.dataset} and {other.dataset}: compare models on the same data")
     table = Table("metric", title=cell(f"{first.dataset}: {first.task}, {first.settings.get('images', 0):,} images"))
+    notes = ["95 % confidence intervals in brackets"]
     if len(results) > 1:
-        table.caption = "differences from the first model, with 95 % confidence intervals over the images"
+        notes[:0] = ["differences from the first model"]
+    if (images := first.settings.get("images", 0)) < FEW_IMAGES:
+        notes.append(f"{images} images are too few to tell most models apart")
+    table.caption = "; ".join(notes)
     for result in results:
         table.add_column(cell(result.model), justify="right")
     for name, value in first.metrics.items():
-        table.add_row(cell(name), f"{value:.4f}", *(_cell(first, other, name) for other in results[1:]))
+        table.add_row(cell(name), _value(first, name, value), *(_cell(first, other, name) for other in results[1:]))
     return table
 
 
 def difference(first: Result, second: Result, name: str) -> tuple[float, float, float] | None:
-    """Return a metric's difference and its confidence interval, or None if it has no outcomes."""
+    """Return a metric's difference and its confidence interval, or None if it has no outcomes.
+
+    The interval of proportions, such as an accuracy, is Newcombe's; of other metrics that of a bootstrap.
+    """
     if name not in first.outcomes or name not in second.outcomes:
         return None
-    return bootstrap_difference(first.outcomes[name], second.outcomes[name])
+    outcomes = first.outcomes[name], second.outcomes[name]
+    if all(one.is_proportion for one in outcomes):
+        return paired_difference(*outcomes)
+    return bootstrap_difference(*outcomes)
+
+
+def _value(result: Result, name: str, value: float) -> str:
+    outcomes = result.outcomes.get(name)
+    if outcomes is None or not outcomes.is_proportion:
+        return f"{value:.4f}"
+    low, high = proportion_interval(value, len(outcomes.hits))
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _cell(first: Result, second: Result, name: str) -> str:

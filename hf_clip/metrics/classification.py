@@ -55,7 +55,10 @@ def classification_outcomes(ranks: Tensor, targets: Tensor, classes: int) -> dic
 
 
 def mean_average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Average the average precision of every class that has an image; equal scores rank by image index.
+    """Compute the mean of the average precision of every class that has an image, as scikit-learn does.
+
+    Images of equal scores are one place of the ranking, so a model with the same score for all gets the share of
+    positives, in whatever order they come.
 
     Args:
         scores: Scores (images, classes).
@@ -76,10 +79,15 @@ def mean_average_precision(scores: Tensor, targets: Tensor) -> float:
             f"scores are {tuple(scores.shape)}, targets {tuple(targets.shape)}: give (N, C) twice, not empty"
         )
     check_finite("scores", scores)
-    hits = targets.bool().gather(0, scores.argsort(dim=0, descending=True, stable=True)).double()
-    places = torch.arange(1, len(hits) + 1, device=hits.device)[:, None]
+    ordered, order = scores.sort(dim=0, descending=True)
+    hits = targets.bool().gather(0, order).double()
+    places = torch.arange(len(hits), device=hits.device)[:, None].expand_as(order)
+    # the last place of each group of equal scores, at which the precision of all of them is taken
+    is_last = torch.cat([ordered[1:] != ordered[:-1], torch.ones_like(ordered[:1], dtype=torch.bool)])
+    last = places.where(is_last, torch.full_like(places, len(hits))).flip(0).cummin(0).values.flip(0)
+    precisions = hits.cumsum(0).gather(0, last) / (last + 1)
     positives = hits.sum(0)
-    precision = (hits * hits.cumsum(0) / places).sum(0)[positives > 0] / positives[positives > 0]
+    precision = (hits * precisions).sum(0)[positives > 0] / positives[positives > 0]
     return precision.mean().item()
 
 

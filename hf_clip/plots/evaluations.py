@@ -31,12 +31,13 @@ def draw_evaluation(title: str, details: Mapping[str, Any], output: Path) -> Non
     save_figure(figure, output)
 
 
-def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: Path) -> None:
+def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float | None, output: Path) -> None:
     """Draw the main metric of each data set: a dot for each model, a ring for the published value.
 
     Args:
         rows: For each model its `Comparison`s, of the same data sets in the same order.
-        tolerance: Larger differences from the published value are written beside the dot, in red.
+        tolerance: Larger differences from the published value are written beside the dot, in red; None takes the
+            tolerance of each data set.
         output: The file to write; a failure leaves no partial file.
     """
     from matplotlib.figure import Figure
@@ -69,7 +70,8 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float, output: 
                 markersize=10,
                 fillstyle="none",
                 color=color,
-                label=f"published, a difference of more than {tolerance:g} in red",
+                label="published, a difference of more than "
+                f"{'its tolerance' if tolerance is None else f'{tolerance:g}'} in red",
             )
     axis.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
     axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.4, -0.6))

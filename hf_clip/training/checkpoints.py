@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from ..data.rows import DataError
 
 STATE = "trainer_state.json"  # the trainer writes it last: where it is readable, the checkpoint is complete
+
+# the optimizer's state in a checkpoint overrides them, so other values would be ignored without a word
+SAME_SETTINGS = ("learning_rate", "weight_decay", "lr_scheduler_type", "seed")
 
 
 class CheckpointFileError(OSError):
@@ -84,17 +87,21 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
 
 
 class DataIdentity(TrainerCallback, ExportableState):
-    """Record the fingerprint of the training data in each checkpoint."""
+    """Record the training data and the settings of the optimizer in each checkpoint."""
 
-    def __init__(self, data: Any):
-        self.data = data
+    def __init__(self, data: Any, args: TrainingArguments):
+        self.data, self.args = data, args
         self._fingerprint: str | None = None
 
     def state(self) -> dict[str, Any]:
         """Return the entry of trainer_state.json."""
         if self._fingerprint is None:
             self._fingerprint = training_fingerprint(self.data)
-        return {"args": {}, "attributes": {"fingerprint": self._fingerprint}}
+        return {"args": {}, "attributes": {"fingerprint": self._fingerprint, **_settings(self.args)}}
+
+
+def _settings(args: TrainingArguments) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in SAME_SETTINGS}
 
 
 def training_fingerprint(data: Any) -> str | None:
@@ -102,18 +109,34 @@ def training_fingerprint(data: Any) -> str | None:
     return data.fingerprint() if hasattr(data, "fingerprint") else None
 
 
-def check_same_data(checkpoint: str | Path, data: Any) -> None:
-    """Raise DataError if a checkpoint was trained on other data."""
+def check_same_run(checkpoint: str | Path, data: Any, args: TrainingArguments) -> None:
+    """Check that a checkpoint was trained on the same data with the same settings.
+
+    Args:
+        checkpoint: The folder of the checkpoint.
+        data: The training data.
+        args: The settings of the training that is to be resumed.
+
+    Raises:
+        DataError: The data is another.
+        ValueError: A setting is another.
+    """
     known = ((_state(checkpoint) or {}).get("stateful_callbacks") or {}).get("DataIdentity") or {}
-    trained_on = known.get("attributes", {}).get("fingerprint")
-    if trained_on is not None and trained_on != training_fingerprint(data):
+    trained = known.get("attributes", {})
+    if trained.get("fingerprint") is not None and trained["fingerprint"] != training_fingerprint(data):
         raise DataError(f"{checkpoint} was trained on other data: give the same data set, or start without resuming")
+    for name, value in _settings(args).items():
+        if name in trained and trained[name] != value:
+            raise ValueError(
+                f"{checkpoint} was trained with {name} {trained[name]}, not {value}: give the same, or start without "
+                "resuming"
+            )
 
 
 __all__ = [
     "CheckpointFileError",
     "DataIdentity",
-    "check_same_data",
+    "check_same_run",
     "checked_writing",
     "complete_checkpoints",
     "last_checkpoint",

@@ -1,7 +1,7 @@
 """`CLIPTrainer`: transformers' Trainer with CLIP's loss, parameter groups and metrics."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import (
     EvalPrediction,
@@ -28,7 +29,7 @@ from ..model.modeling_hf_clip_base import normalize
 from ..model.modeling_hf_clip_resnet import freeze_batch_norm
 from ..utils.text import listing
 from .arguments import CLIPTrainingArguments
-from .checkpoints import DataIdentity, check_same_data, checked_writing, last_checkpoint, whole_files
+from .checkpoints import DataIdentity, check_same_run, checked_writing, last_checkpoint, whole_files
 from .datasets import CLIPCollator, PairDataset, own_words
 from .grad_cache import Embeds, Inputs, cached_step, check_no_live_batch_norm
 from .losses import clip_loss
@@ -93,7 +94,7 @@ class CLIPTrainer(Trainer):
         self._labeled = False  # whether the data set that is being evaluated has labels in place of captions
         streams = any(isinstance(data, IterableDataset) for data in (train_dataset, eval_dataset))
         kwargs.setdefault("data_collator", CLIPCollator(processor, strict, streams and args.world_size > 1))
-        callbacks = [_Steps(self), DataIdentity(train_dataset), *(kwargs.pop("callbacks", None) or [])]
+        callbacks = [_Steps(self), DataIdentity(train_dataset, args), *(kwargs.pop("callbacks", None) or [])]
         super().__init__(
             model,
             args,
@@ -129,9 +130,19 @@ class CLIPTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
-            check_same_data(resume_from_checkpoint, self.train_dataset)
+            check_same_run(resume_from_checkpoint, self.train_dataset, self.args)
+        self._undo_evaluation()
         with own_words(), self._closed_bars():
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _undo_evaluation(self) -> None:
+        """Return the model to its state before an evaluation or prediction that ran before the first training.
+
+        For them accelerate prepares the model without DistributedDataParallel, and marks it as prepared. A training
+        would take the mark at its word, and each process would train a model of its own.
+        """
+        if self.model.__dict__.pop("_is_accelerate_prepared", False):
+            self.model_wrapped = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     @contextlib.contextmanager
     def _closed_bars(self) -> Iterator[None]:
@@ -202,7 +213,7 @@ class CLIPTrainer(Trainer):
 
     def _encoded_together(self, model: nn.Module, inputs: Inputs) -> list[Inputs]:
         """Return the inputs of each tower on their own, or of both together for wrappers that only hook `forward`."""
-        if model is not self.accelerator.unwrap_model(model):
+        if model is not self.accelerator.unwrap_model(model, keep_torch_compile=False):
             return [inputs]
         images = {"pixel_values": inputs["pixel_values"]}
         return [images, {name: tensor for name, tensor in inputs.items() if name not in images}]
@@ -210,7 +221,8 @@ class CLIPTrainer(Trainer):
     def _encode(self, model: nn.Module, inputs: Inputs) -> Embeds:
         if "input_ids" in inputs and "pixel_values" in inputs:
             return self._encode_pairs(model, inputs)
-        with self.compute_loss_context_manager():
+        # accelerate puts mixed precision around forward, which these calls bypass
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
             if "input_ids" in inputs:
                 return None, _normalized(model.get_text_features(**inputs).pooler_output)
             return _normalized(model.get_image_features(**inputs).pooler_output), None
@@ -260,6 +272,23 @@ class CLIPTrainer(Trainer):
             )
             self.optimizer = cls(groups, **options)
         return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Create the learning rate schedule, without its ends of rate zero.
+
+        Schedules of transformers start at 0 and reach 0 after the last step: a run of one step would train nothing.
+        Here step n of N has the rate that a schedule of N + 1 steps has after n steps.
+        """
+        new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps + 1, optimizer)
+        if new and isinstance(scheduler, LambdaLR):
+            scheduler.lr_lambdas = [_one_ahead(rate) for rate in scheduler.lr_lambdas]
+            scheduler._last_lr = [
+                base * rate(0) for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            ]
+            for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group["lr"] = rate
+        return scheduler
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -386,6 +415,10 @@ class _Steps(TrainerCallback):
         self, args: CLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         clamp_logit_scale(self.trainer.accelerator.unwrap_model(self.trainer.model), args.max_logit_scale)
+
+
+def _one_ahead(rate: Callable[[int], float]) -> Callable[[int], float]:
+    return lambda step: rate(step + 1)
 
 
 def forward_inputs(inputs: Mapping[str, Any]) -> Inputs:

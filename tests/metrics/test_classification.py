@@ -27,6 +27,16 @@ def test_mean_average_precision_equals_scikit_learn():
     assert mean_average_precision(scores, targets) == pytest.approx(expected, abs=1e-12)
 
 
+def test_equal_scores_are_one_place_of_the_ranking():
+    """Whatever the order of the images: a model of one score gets the share of positives, not 1.0."""
+    targets = (torch.arange(20) < 5).int()[:, None]
+    assert mean_average_precision(torch.zeros(20, 1), targets) == pytest.approx(0.25)
+    scores = torch.randint(0, 4, (60, 5), generator=torch.manual_seed(0)).float()
+    targets = torch.rand(60, 5, generator=torch.manual_seed(1)) > 0.6
+    expected = average_precision_score(targets.numpy(), scores.numpy(), average="macro")
+    assert mean_average_precision(scores, targets) == pytest.approx(expected, abs=1e-12)
+
+
 def test_stock_trainer_takes_the_metrics():
     rows = np.eye(4, dtype=np.float32)
     found = compute_classification_metrics(SimpleNamespace(predictions=rows, label_ids=np.array([0, 1, 2, 2])))

@@ -112,3 +112,27 @@ def sharded(repositories: dict[str, Path]) -> dict[str, Any]:
 
 def whole(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+
+
+ORDERS = ("evaluate train", "predict train", "evaluate resume", "train evaluate train")
+
+
+def orders(repository: Path, folder: Path) -> dict[str, dict[str, Tensor]]:
+    """Evaluate, predict, train and resume in several orders, on this process of two, and return the weights."""
+    found = {}
+    for order in ("train", "train train", *ORDERS):
+        place = folder / order
+        settings = {"eval_dataset": PairDataset(drawn(5)), "learning_rate": 1e-3, "save_strategy": "steps"}
+        settings |= {"max_steps": 2, "save_steps": 1, "per_device_train_batch_size": 4}
+        if "resume" in order:
+            make_trainer(repository, place, **(settings | {"max_steps": 1})).train()
+        trainer = make_trainer(repository, place, **settings)
+        for word in order.split():
+            if word == "evaluate":
+                trainer.evaluate()
+            elif word == "predict":
+                trainer.predict(PairDataset(drawn(5)))
+            else:
+                trainer.train(resume_from_checkpoint=word == "resume")
+        found[order] = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    return found

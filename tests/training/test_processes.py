@@ -8,7 +8,7 @@ import torch
 from support.distributed import on_two_processes
 from support.pairs import encode, pairs, training_model, worst_error
 from support.training import drawn, make_trainer
-from support.training_processes import sharded, stock_gradients, trainer_gradients, trainers
+from support.training_processes import ORDERS, orders, sharded, stock_gradients, trainer_gradients, trainers
 
 from hf_clip import HFCLIPModel
 from hf_clip.training.datasets import PairDataset
@@ -69,3 +69,14 @@ def test_a_sharded_step_is_that_of_one_process(repositories, tmp_path):
             with torch.no_grad():
                 expected = model.encode_image(batch["pixel_values"].chunk(2)[rank])
             torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_processes_train_one_model_in_whatever_order(repositories, tmp_path):
+    """An evaluation before the first training left DistributedDataParallel out: each process trained its own model."""
+    first, second = on_two_processes(orders, tmp_path, repositories["tiny ViT"], tmp_path)
+    for order, weights in first.items():
+        assert all(torch.equal(tensor, second[order][name]) for name, tensor in weights.items()), order
+    for order in ORDERS:
+        expected = first["train train" if order.startswith("train") else "train"]
+        if "resume" not in order:  # one step was trained with the schedule of one
+            assert all(torch.equal(tensor, expected[name]) for name, tensor in first[order].items()), order

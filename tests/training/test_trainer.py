@@ -159,6 +159,60 @@ def test_autocast_keeps_the_weights_in_float32(repository: Path, tmp_path: Path)
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
 
 
+def rates(trainer: CLIPTrainer) -> list[float]:
+    """Train, and return the learning rate of each step."""
+    seen = []
+    step = trainer.training_step
+    trainer.training_step = lambda *given: seen.append(trainer.optimizer.param_groups[0]["lr"]) or step(*given)
+    trainer.train()
+    return seen
+
+
+def test_every_step_of_a_short_training_learns(repository: Path, tmp_path: Path):
+    """Schedules of transformers have rate 0 at the first step: of three steps the rates were 0, 1e-5 and 5e-6."""
+    trainer = make_trainer(repository, tmp_path, max_steps=1)
+    before = tensors(trainer.model)
+    assert rates(trainer) == [1e-5]
+    assert changed(before, trainer.model)
+    found = rates(make_trainer(repository, tmp_path, max_steps=3))
+    assert found[0] == 1e-5
+    assert found[0] > found[1] > found[2] > 1e-6
+    found = rates(make_trainer(repository, tmp_path, max_steps=4, warmup_steps=2, lr_scheduler_type="linear"))
+    assert found == pytest.approx([0.5e-5, 1e-5, 1e-5 * 2 / 3, 1e-5 / 3])
+
+
+def dtypes_of_both_towers(trainer: CLIPTrainer) -> set[torch.dtype]:
+    """Train, and return the dtypes in which layers of both towers compute."""
+    found = set()
+    for layer in (
+        trainer.model.text_model.encoder.layers[0].mlp.fc1,
+        trainer.model.vision_model.encoder.layers[0].mlp.fc1,
+    ):
+        layer.register_forward_hook(lambda module, given, output: found.add(output.dtype))
+    trainer.train()
+    return found
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_bf16_is_the_dtype_of_every_layer(repository: Path, tmp_path: Path, size: int | None):
+    """With mini-batches too, which encode each tower without forward, where accelerate puts mixed precision."""
+    trainer = make_trainer(repository, tmp_path, max_steps=1, bf16=True, mini_batch_size=size)
+    assert dtypes_of_both_towers(trainer) == {torch.bfloat16}
+    trainer = make_trainer(repository, tmp_path, max_steps=1, mini_batch_size=size)
+    assert dtypes_of_both_towers(trainer) == {torch.float32}
+
+
+@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.slow
+def test_a_compiled_model_is_the_one_that_is_trained(repository: Path, tmp_path: Path, size: int | None):
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    settings = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 1, "mini_batch_size": size}
+    make_trainer(repository, tmp_path, **settings).train()
+    assert counters["stats"]["unique_graphs"] > 0
+
+
 @pytest.mark.parametrize("size", [4, 21])
 def test_evaluation_does_not_depend_on_the_batch(either: Path, tmp_path: Path, size: int):
     rows = PairDataset(drawn(21))
@@ -277,6 +331,16 @@ def test_other_data_are_not_resumed_with(repository: Path, tmp_path: Path):
     other = make_trainer(repository, tmp_path, train_dataset=PairDataset(drawn(16, seed=1)), **settings)
     with pytest.raises(DataError, match="was trained on other data"):
         other.train(resume_from_checkpoint=True)
+
+
+def test_a_training_is_not_resumed_with_other_settings(repository: Path, tmp_path: Path):
+    """The optimizer's state in a checkpoint would override them without a word."""
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    make_trainer(repository, tmp_path, max_steps=1, **settings).train()
+    for name, value in {"learning_rate": 1e-4, "weight_decay": 0.0, "seed": 1}.items():
+        with pytest.raises(ValueError, match=rf"was trained with {name} .*, not {value}: give the same"):
+            make_trainer(repository, tmp_path, max_steps=2, **settings, **{name: value}).train(True)
+    assert make_trainer(repository, tmp_path, max_steps=2, **settings).train(True).global_step == 2
 
 
 @pytest.mark.parametrize(
