@@ -8,6 +8,8 @@ from typing import Any
 
 from ..utils.text import listing
 from .images import image_paths, is_image_file
+from .in_memory import read_in_memory
+from .labels import in_order, match_names
 from .rows import DataError, Rows, make_rows
 from .tables import READERS, read_table
 from .tars import read_tars
@@ -22,8 +24,9 @@ def read_rows(data: str | os.PathLike | Iterable[Mapping[str, Any]], **columns: 
     Args:
         data: A folder of class folders; a folder with a `metadata` table; a table, whose relative paths count from its
             folder; a tar, a folder of tars, or a pattern of such as `train-*.tar`; or mappings of columns to values.
-            The lines of a `classnames.txt`, in the folder or the one above, name class folders and integer labels; else
-            class folders are named by themselves, with blanks for underscores.
+            The lines of a `classnames.txt`, in the folder or the one above, name class folders and integer labels: each
+            folder by the line that is equal, or by the line at its place if none is. Without it class folders are named
+            by themselves, with blanks for underscores. Folders are in alphabetical order, numbers by their value.
         **columns: `image_column`, `text_column`, `label_column`, where their names are unusual.
 
     Returns:
@@ -33,7 +36,8 @@ def read_rows(data: str | os.PathLike | Iterable[Mapping[str, Any]], **columns: 
         DataError: The data set is empty, or can't be read; the sentence says where.
     """
     if not isinstance(data, str | os.PathLike):
-        return make_rows(data, "the data", **columns)
+        mappings, labels = read_in_memory(data)
+        return make_rows(mappings, "the data", labels=labels, **columns)
     path = Path(data)
     if path.is_dir():
         return _folder(path, columns)
@@ -64,17 +68,20 @@ def _table(path: Path, columns: Columns) -> Rows:
 
 
 def _class_folders(folder: Path) -> Rows:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    classes = [folders[name] for name in in_order(list(folders))]
     beside = [path.name for path in folder.iterdir() if is_image_file(path.name)]
     if beside or not classes:
         found = f"images beside its folders, such as {beside[0]}" if beside and classes else "no class folders"
         raise DataError(f"{folder} has {found}: give {LAYOUTS}")
-    names = _lines(folder, "classnames.txt") or [path.name.replace("_", " ") for path in classes]
+    own = [path.name.replace("_", " ") for path in classes]
+    names = _lines(folder, "classnames.txt") or own
     if len(names) != len(classes):
         raise DataError(
             f"{folder} has {len(classes)} class folders, classnames.txt has {len(names)} lines: name each folder, in "
-            "alphabetical order"
+            "the order of their names"
         )
+    names = match_names(own, names, "classnames.txt")
     mappings = [{"image": file, "label": place} for place, path in enumerate(classes) for file in image_paths(path)]
     if not mappings:
         raise DataError(f"there are no images in {folder}: give {LAYOUTS}")

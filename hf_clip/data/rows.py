@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+from .errors import DataError
 from .images import TarMember, decode_image, located
+from .labels import clean_label, label_places
 
 IMAGE_COLUMNS = (
     "image",
@@ -22,10 +24,6 @@ IMAGE_COLUMNS = (
 )
 TEXT_COLUMNS = ("text", "texts", "caption", "captions", "txt", "title")
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "category")
-
-
-class DataError(ValueError):
-    """A data set that can't be read as images with captions or labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +128,11 @@ def make_rows(
             f"{name} has the columns {', '.join(columns)}, none of them for {lacking}: call one {', '.join(known)}, "
             f"or pass {lacking.split()[0]}_column="
         )
-    values = [None if label is None else _label(mapping.get(label)) for mapping in mappings]
-    labels = list(labels) or sorted({value for value in values if isinstance(value, str)})
-    numbers = {value for value in values if isinstance(value, int)}
-    if numbers and not labels:
-        labels = [str(number) for number in range(max(numbers) + 1)]
-    places = {value: place for place, value in enumerate(labels)}
+    values = [
+        None if label is None else clean_label(mapping.get(label), f"row {number} of {name}")
+        for number, mapping in enumerate(mappings, 1)
+    ]
+    labels, places = label_places(values, labels)
     rows = []
     for number, (mapping, value) in enumerate(zip(mappings, values, strict=True), 1):
         where = f"row {number} of {name}"
@@ -145,7 +142,7 @@ def make_rows(
         if not texts and value is None:
             raise DataError(f"{where} has neither caption nor label: give one, or remove the row")
         source = mapping[image] if folder is None else located(mapping[image], folder)
-        rows.append(Row(source, _name(source, where), texts, _place(value, places, where)))
+        rows.append(Row(source, _name(source, where), texts, _place(value, places, len(labels), where)))
     return Rows(rows, labels, list(templates), name)
 
 
@@ -160,15 +157,6 @@ def _column(kind: str, given: str | None, known: Sequence[str], columns: Sequenc
     return found[0] if found else None
 
 
-def _label(value: Any) -> str | int | None:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str):
-        value = value.strip()
-        return int(value) if value.isdecimal() else value or None
-    return value
-
-
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     values = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
     if wrong := [text for text in values if not isinstance(text, str)]:
@@ -176,13 +164,12 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     return tuple(text.strip() for text in values if text.strip())
 
 
-def _place(value: str | int | None, places: Mapping[str, int], where: str) -> int | None:
+def _place(value: str | int | None, places: Mapping[Any, int], classes: int, where: str) -> int | None:
     if value is None:
         return None
-    place = places.get(value) if isinstance(value, str) else value
-    if place is None or not 0 <= place < len(places):
-        raise DataError(f"{where} has the label {value!r}, which is none of the {len(places)} classes: list it there")
-    return place
+    if value not in places:
+        raise DataError(f"{where} has the label {value!r}, which is none of the {classes} classes: list it there")
+    return places[value]
 
 
 def _name(image: Any, where: str) -> str:

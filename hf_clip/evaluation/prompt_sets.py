@@ -9,9 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..data.labels import WORDNET_ID, plain_name
 from ..utils.text import listing
 
 PACKAGED = Path(__file__).parent / "data" / "prompts.json"
+IDS = Path(__file__).parent / "data" / "wordnet_ids.json"  # of ImageNet, in the published order
 # data sets that are measured with the templates of another one
 SAME_PROMPTS = dict.fromkeys(("imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-o", "imagenet-r"), "imagenet1k")
 
@@ -75,28 +77,38 @@ def prompts(name: str, file: str | os.PathLike[str] | None = None) -> Prompts:
     return Prompts(list(labels) if key == own else [], list(templates))
 
 
-def names_for(own: Sequence[str], name: str) -> list[str] | None:
-    """Order the packaged class names of a data set like the classes of one's own copy of it.
+def names_for(own: Sequence[str], name: str) -> list[Any] | None:
+    """Match the classes of one's own copy of a data set with the packaged class names.
 
     Args:
         own: Names of the copy's classes, in its order: the names of its folders, usually.
         name: The data set, as for `prompts`.
 
     Returns:
-        The packaged names: each in the place of the same name, whatever its capitals and separators; in the published
-        order where `own` has none of them (numbers, WordNet ids). None where their number is not that of `own`.
+        The packaged name of each class: by equal names, whatever their capitals and separators; by WordNet ids, also of
+        a part of ImageNet; or by the published order, if the classes are numbered from 0 or 1 on. None if the classes
+        are others.
 
     Raises:
-        ValueError: Some names are the same and others are not, so the classes cannot be matched.
+        ValueError: The classes cannot be matched: some names are equal and others are not, or numbers are missing.
     """
+    if own and all(WORDNET_ID.fullmatch(label) for label in own):
+        return _names_of_ids(own, name)
     known = prompts(name).labels
-    if len(known) != len(own):
+    texts = [label if isinstance(label, str) else label[0] for label in known]
+    places = {plain_name(text): label for text, label in zip(texts, known, strict=True)}
+    missing = [label for label in own if plain_name(label) not in places]
+    if known and len(missing) == len(own) and all(label.isdecimal() for label in own):
+        numbers = sorted(map(int, own))
+        if numbers not in (list(range(len(known))), list(range(1, len(known) + 1))):
+            raise ValueError(
+                f"the classes of the data are {len(own)} numbers, {name} has {len(known)} classes: give the names of "
+                "the classes, in the order of the data"
+            )
+        return [known[int(label) - numbers[0]] for label in own]
+    if len(own) != len(known) or len(missing) == len(own):
         return None
-    places = {_plain(label): label for label in known}
-    missing = [label for label in own if _plain(label) not in places]
-    if len(missing) == len(own):
-        return known if all(re.fullmatch(r"n?\d+", label) for label in own) else None
-    found = [places[_plain(label)] for label in own if _plain(label) in places]
+    found = [places[plain_name(label)] for label in own if plain_name(label) in places]
     if sorted(found) != sorted(known):
         raise ValueError(
             f"the classes of the data are not those of {name}, {listing(missing or own, 3)} for example: give their "
@@ -105,8 +117,16 @@ def names_for(own: Sequence[str], name: str) -> list[str] | None:
     return found
 
 
-def _plain(label: str) -> str:
-    return re.sub(r"[\W_]+", "", label).casefold()
+def _names_of_ids(own: Sequence[str], name: str) -> list[Any]:
+    key = name.removeprefix("vtab/")
+    key = OTHER_NAMES.get(key, key)
+    if SAME_PROMPTS.get(key, key) != "imagenet1k":
+        raise ValueError(f"the classes of the data are WordNet ids, those of {name} are names: give their names")
+    ids = json.loads(IDS.read_text(encoding="utf-8"))
+    names = dict(zip(ids, prompts("imagenet1k").labels, strict=True))
+    if unknown := [label for label in own if label not in names]:
+        raise ValueError(f"ImageNet's 1,000 classes do not include {listing(unknown, 3)}: give their names")
+    return [names[label] for label in own]
 
 
 def read_prompts(path: str | os.PathLike[str]) -> dict[str, Prompts]:

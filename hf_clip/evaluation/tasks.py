@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.labels import check_words
 from ..data.read import read_rows
 from ..data.rows import DataError, Rows
 from ..embedding.identity import image_probe, name_of
@@ -255,6 +256,8 @@ def class_names(rows: Rows, labels: Sequence[Any] | None) -> list[Any]:
     """Return a name for each class of labeled images; raise DataError if there are not as many labels as classes."""
     if without := next((row.name for row in rows if row.label is None), None):
         raise DataError(f"{without} has no label: give it one, or leave it out")
+    if not labels:
+        check_words(rows.labels, rows.name)
     names = list(labels or rows.labels)
     classes = len(rows.labels) or 1 + max(row.label or 0 for row in rows)
     if len(names) != classes:

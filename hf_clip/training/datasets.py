@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from ..data.images import TarMember, UnreadableImageError, decode_image
+from ..data.labels import check_words
 from ..data.read import read_rows
 from ..data.rows import DataError, Row, Rows
 from ..zero_shot.prompts import TEMPLATE, as_templates
@@ -49,6 +50,8 @@ class PairDataset(Dataset):
         seed: int = 0,
     ):
         self.rows = rows if isinstance(rows, Rows) else read_rows(rows)
+        if self.is_labeled:
+            check_words(self.rows.labels, self.rows.name)
         self.templates = as_templates(templates or self.rows.templates or TEMPLATE)
         self.seed = seed
         # in shared memory: persistent workers would not see an attribute change

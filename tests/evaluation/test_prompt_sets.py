@@ -1,9 +1,10 @@
 import hashlib
+import json
 
 import pytest
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
-from hf_clip.evaluation.prompt_sets import OTHER_NAMES, PACKAGED, _packaged, names_for, prompts
+from hf_clip.evaluation.prompt_sets import IDS, OTHER_NAMES, PACKAGED, _packaged, names_for, prompts
 
 SHA256 = "4a6bac47e8ad144873a6117bde46eb13bfe32167b50784047ac91a920b025244"
 COUNTS = {
@@ -60,6 +61,7 @@ def test_imagenet_is_that_of_open_clip():
 
 
 CIFAR10 = prompts("cifar10").labels
+WORDNET_IDS = json.loads(IDS.read_text())
 
 
 @pytest.mark.parametrize(
@@ -72,12 +74,24 @@ CIFAR10 = prompts("cifar10").labels
         (list("abcdefghij"), "cifar10", None),
         ([name.replace(" ", "_") for name in prompts("cifar100").labels], "cifar100", prompts("cifar100").labels),
         (prompts("imagenet1k").labels, "imagenet1k", prompts("imagenet1k").labels),  # it has "missile" twice
-        ([f"n{index:08}" for index in range(1000)], "imagenet1k", prompts("imagenet1k").labels),
+        (WORDNET_IDS, "imagenet1k", prompts("imagenet1k").labels),
+        (["n02102040", "n01440764"], "imagenet1k", ["English Springer Spaniel", "tench"]),  # part of it: imagenette
+        (["n01440764"], "imagenet-r", ["tench"]),
+        ([str(index) for index in range(100)], "cifar100", prompts("cifar100").labels),
+        ([str(index) for index in range(1, 103)], "flowers", prompts("flowers").labels),
+        (["2", "10"], "renderedsst2", "numbers, renderedsst2 has 2 classes"),
+        (["0", "1"], "cifar10", "are 2 numbers, cifar10 has 10 classes"),
+        ([f"n{index:08}" for index in range(1000)], "imagenet1k", "do not include n00000000"),
+        (["n01440764"], "cifar10", "WordNet ids, those of cifar10 are names"),
         (["a", "b"], "dsprites_label_orientation", None),
     ],
 )
 def test_names_go_where_the_data_have_them(own, name, expected):
-    assert names_for(own, name) == expected
+    if isinstance(expected, str):  # which name is whose cannot be told
+        with pytest.raises(ValueError, match=expected):
+            names_for(own, name)
+    else:
+        assert names_for(own, name) == expected
 
 
 def test_names_that_match_in_part_are_refused():

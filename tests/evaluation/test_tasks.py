@@ -184,3 +184,13 @@ def test_photographs_are_searched_by_their_captions(model):
     result = retrieval(*model, rows, k=[1, 6])
     assert result.settings["images"] == result.settings["texts"] == 6
     assert result.metrics["image_retrieval_recall@6"] == result.metrics["text_retrieval_recall@6"] == 1
+
+
+def test_wordnet_ids_are_no_class_names(repositories, tmp_path):
+    """They were put into prompts, as "a photo of a n01440764."."""
+    folder = class_folders(tmp_path / "photos")
+    for path, name in zip(sorted(folder.iterdir()), ("n01440764", "n02102040"), strict=True):
+        path.rename(folder / name)
+    with pytest.raises(DataError, match="named by WordNet ids, such as n01440764: give their names"):
+        zero_shot(*load(repositories["tiny ViT"]), folder)
+    assert zero_shot(*load(repositories["tiny ViT"]), folder, ["tench", "spaniel"]).settings["classes"] == 2
