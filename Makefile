@@ -28,6 +28,8 @@ test-fast: lint  ## tests of small models only (before each commit)
 
 test-lowest: $(READY) $(VENV)/lowest  ## the fast tests with the lowest transformers that pyproject.toml admits
 	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not integration"
+	@# remote code, which older versions copied in part
+	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest tests/test_remote_code.py
 
 test-integrations: $(INTEGRATIONS)/.ready  ## tests with peft, torchao, onnx, ray and others; a skip is a failure
 	@# a process for each file: some of these packages are not made to share one, and it ends by a signal
