@@ -18,6 +18,7 @@ from ..utils.text import listing
 from .archives import Budget, check_members
 from .contents import find_clip
 from .errors import CheckpointError
+from .saved_modules import SavedModule, reading_saved_modules
 from .torchscript import read_archive
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ def read_checkpoint(
 ) -> dict[str, torch.Tensor]:
     """Read a checkpoint's tensors under the original's keys, on the CPU, in the dtypes they were saved in.
 
-    Reads TorchScript archives as published, state dicts of `torch.save` and safetensors, told apart by their content.
+    Reads TorchScript archives as published, state dicts and whole models of `torch.save`, and safetensors, told apart
+    by their content.
     No code of the file is run. Zip archives and safetensors are memory-mapped: keep the file as it is while the tensors
     are in use. The one CLIP inside is found wherever it lies; a warning names what is ignored beside it.
 
@@ -111,7 +113,8 @@ def _read_zip(path: Path, verified: bool) -> dict[str, torch.Tensor]:
             return read_archive(path, archive, mapped, roots[0])
         _check_pickle(path, archive.read(f"{roots[0]}/data.pkl"))
         stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
-    return _read_torch_save(path, mapped=stored)
+    with reading_saved_modules(path):
+        return _read_torch_save(path, mapped=stored)
 
 
 def _read_torch_save(path: Path, mapped: bool = False) -> dict[str, torch.Tensor]:
@@ -126,6 +129,8 @@ def _read_torch_save(path: Path, mapped: bool = False) -> dict[str, torch.Tensor
             "if you trust it, load it with torch.load(PATH, weights_only=False) where its code is installed, and save "
             "the weights alone, with torch.save(content['state_dict'], NEW) or torch.save(model.state_dict(), NEW)"
         ) from error
+    if isinstance(content, SavedModule):
+        content = content.contents()
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a state dict")
     return _tensors(content, Budget(path))
@@ -149,6 +154,8 @@ def _tensors(content: dict, budget: Budget, prefix: str = "") -> dict[str, torch
     tensors = {}
     for name, value in content.items():
         budget.visit(f"{prefix}{name}" if isinstance(name, str) else prefix)
+        if isinstance(value, SavedModule):
+            value = value.contents()
         if isinstance(name, str) and isinstance(value, torch.Tensor):
             tensors[f"{prefix}{name}"] = value.detach()
         elif isinstance(name, str) and isinstance(value, dict):

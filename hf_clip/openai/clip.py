@@ -173,8 +173,20 @@ def _load_repository(name: str, device: torch.device, jit: bool, cache_dir: str 
         hf_model = HFCLIPModel.from_pretrained(source, dtype=dtype, cache_dir=cache_dir)
     except OSError as error:
         known = f"{name} is not one of {', '.join(CHECKPOINTS)}, nor a file, and no folder or Hub id that loads"
-        raise LoadError(f"{known} ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0].rstrip(":.")
+        if (status := _hub_status(error)) in (401, 403):
+            reason = f"the Hub answered {status}, so it is private, gated or absent: log in with `hf auth login`"
+        raise LoadError(f"{known} ({reason})") from error
     return from_hf_model(hf_model.to(device).eval())
+
+
+def _hub_status(error: BaseException | None) -> int | None:
+    """Return the HTTP status that an error goes back to, if it goes back to one."""
+    while error is not None:
+        if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
+            return status
+        error = error.__cause__ or error.__context__
+    return None
 
 
 # --- TorchScript ------------------------------------------------------------------------------------------------------

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 from clip.model import build_model, convert_weights
+from huggingface_hub import HfApi
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from support.local_hub import LocalHub
 from support.originals import inputs as random_inputs
 from support.originals import load_original, original_model, save_archive
 from torch.utils.data import DataLoader
@@ -564,6 +566,18 @@ def test_unknown_hub_id(monkeypatch):
     monkeypatch.setattr("hf_clip.openai.clip.HFCLIPModel.from_pretrained", offline)
     with pytest.raises(ours.LoadError, match=r"ViT-B/99 is not one of .*ViT-B/32.*\(no such repository\)"):
         ours.load("ViT-B/99", "cpu")
+
+
+def test_private_hub_id(monkeypatch):
+    """What the Hub answered is said, not only that nothing loads."""
+    with LocalHub(token="secret") as hub:
+        hub.use_in_process(monkeypatch)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        HfApi(token="secret").create_repo("org/private", private=True)
+        with pytest.raises(ours.LoadError, match=r"the Hub answered 401, .*: log in with `hf auth login`\)$"):
+            ours.load("org/private", "cpu")
+        with pytest.raises(ours.LoadError, match=r"org/absent is not a local folder"):
+            ours.load("org/absent", "cpu")
 
 
 def test_damaged_files_and_folders(archives, repositories, tmp_path):
