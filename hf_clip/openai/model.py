@@ -76,11 +76,10 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(OrderedDict(zip(("-1", "0", "1"), shortcut, strict=True)))
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(self.avgpool(out)))
-        out += shortcut
+        out += x if self.downsample is None else self.downsample(x)
         return self.relu3(out)
 
 
@@ -120,7 +119,7 @@ class AttentionPool2d(nn.Module):
             bias_k=None,
             bias_v=None,
             add_zero_attn=False,
-            dropout_p=0,
+            dropout_p=0.0,
             out_proj_weight=self.c_proj.weight,
             out_proj_bias=self.c_proj.bias,
             training=self.training,
@@ -176,7 +175,7 @@ class ModifiedResNet(nn.Module):
         return stage
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.type(self.conv1.weight.dtype)
+        x = x.to(self.conv1.weight.dtype)
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
         x = self.relu3(self.bn3(self.conv3(x)))
@@ -358,8 +357,13 @@ class CLIP(nn.Module):
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Embed pixels (B, 3, R, R) as (B, D), not normalized."""
+        image = image.to(self.dtype)
+        return self.visual(image) if torch.jit.is_scripting() else self._embed(image)
+
+    @torch.jit.unused
+    def _embed(self, image: Tensor) -> Tensor:
         try:
-            return self.visual(image.type(self.dtype))
+            return self.visual(image)
         except RuntimeError as error:
             # `visual` may have been given another resolution than it says, so shapes are only looked at after the fact
             side = getattr(self.visual, "input_resolution", None)
@@ -374,16 +378,16 @@ class CLIP(nn.Module):
     def encode_text(self, text: Tensor) -> Tensor:
         """Embed token ids (B, L) as (B, D), not normalized; a text is read at its highest id, which is EOT."""
         positions = self.positional_embedding[: text.shape[-1]]
-        x = self.token_embedding(text).type(self.dtype) + positions.type(self.dtype)
+        x = self.token_embedding(text).to(self.dtype) + positions.to(self.dtype)
         x = self.transformer(x.permute(1, 0, 2))  # (B, L, C) -> (L, B, C)
-        x = self.ln_final(x.permute(1, 0, 2)).type(self.dtype)  # (L, B, C) -> (B, L, C)
+        x = self.ln_final(x.permute(1, 0, 2)).to(self.dtype)  # (L, B, C) -> (B, L, C)
         return x[torch.arange(x.shape[0]), text.argmax(dim=-1)] @ self.text_projection
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Score pixels and token ids: logits (images, texts) and their transpose."""
         image_features, text_features = self.encode_image(image), self.encode_text(text)
-        image_features = image_features / image_features.norm(dim=-1, keepdim=True)
-        text_features = text_features / text_features.norm(dim=-1, keepdim=True)
+        image_features = image_features / image_features.norm(2, -1, True)
+        text_features = text_features / text_features.norm(2, -1, True)
         # scale first: another order of the two products gives other bits
         logits_per_image = self.logit_scale.exp() * image_features @ text_features.t()
         return logits_per_image, logits_per_image.t()
