@@ -18,12 +18,10 @@ from transformers import (
 from .exported.manifest import is_exported
 from .model.modeling_hf_clip import HFCLIPModel, HFCLIPTextModelWithProjection
 from .openai.errors import CheckpointError
-from .openai.published import CHECKPOINTS
+from .openai.published import CHECKPOINT_SUFFIXES, CHECKPOINTS
 
 TEXT_TOWERS = {"hf_clip": HFCLIPTextModelWithProjection, "clip": CLIPTextModelWithProjection}
-# what looks like OWNER/NAME and cannot be one: a file that is missing, or a misspelled ViT-B/32, which must not become
-# the repository of whoever takes the name ViT-B on the Hub
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+# a misspelled ViT-B/32 must not become the repository of whoever takes the name ViT-B on the Hub
 NAMESPACES = {name.split("/")[0].lower() for name in CHECKPOINTS if "/" in name}
 
 
@@ -41,13 +39,13 @@ def load_clip(
 ) -> tuple[PreTrainedModel, Any]:
     """Load a CLIP, in evaluation mode, and its processor.
 
-    A folder or file comes first, then the nine names, then the Hub: no request is sent for one of the nine to the Hub,
-    and `./RN50` is never needed for a folder named RN50.
+    An existing path comes first, then the nine names, then the Hub, which is not asked for one of the nine.
 
     Args:
         source: One of OpenAI's nine names, such as "RN50" or "ViT-B/32" (downloaded once, checked by its SHA-256); a
             checkpoint file in the original's key layout (`.pt`, or safetensors); a folder that `save_pretrained`,
-            `hf-clip convert` or `export_clip` wrote; a folder of transformers' own CLIP; or a Hub id, OWNER/NAME.
+            `hf-clip convert` or `export_clip` wrote; a folder of transformers' own CLIP; or a Hub id, OWNER/NAME or
+            OWNER/NAME@REVISION.
         device: Where to compute. For an exported folder one that its runtime was installed for.
         dtype: What to compute in, float32 unless the folder says otherwise. float16 of a name or file is the original's
             mix on a GPU. Of an exported folder, float16 picks the fp16 files and int8 the q8 files.
@@ -83,6 +81,7 @@ def load_clip(
         hub["trust_remote_code"] = trust_remote_code
         model = AutoModel.from_pretrained(source, **options, **hub)
         processor = AutoProcessor.from_pretrained(source, **hub)
+        _record_revision(model, hub)
     model = model.eval() if device is None else model.eval().to(device)
     if optimize:
         if not hasattr(model, "optimize_for_inference"):
@@ -122,6 +121,7 @@ def load_text_tower(
     _check_dtype(resolved, dtype)
     model = TEXT_TOWERS[config.model_type].from_pretrained(resolved, dtype=dtype, **hub).eval()
     tokenizer = AutoTokenizer.from_pretrained(resolved, **hub)
+    _record_revision(model, hub)
     return (model if device is None else model.to(device)), tokenizer
 
 
@@ -140,10 +140,11 @@ def is_checkpoint(source: str | os.PathLike) -> bool:
         return False
     if path.exists() or source in CHECKPOINTS:
         return True
-    if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or source.endswith(CHECKPOINT_SUFFIXES):
+    repository = source.partition("@")[0]
+    if source.startswith((".", "~", os.sep)) or repository.count("/") > 1 or source.endswith(CHECKPOINT_SUFFIXES):
         raise FileNotFoundError(f"there is no file or folder {source}")
-    owner, slash, _ = source.partition("/")
-    if not slash or owner.lower() in NAMESPACES or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    owner = repository.partition("/")[0]
+    if owner.lower() in NAMESPACES or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source):
         from .openai.download import resolve_checkpoint
 
         resolve_checkpoint(source)  # raises, with the nearest of the nine names
@@ -171,8 +172,19 @@ def _resolve(
         source, subfolder = os.fspath(folder / subfolder), ""
         if not os.path.isdir(source):
             raise FileNotFoundError(f"there is no folder {source}")
+    else:
+        repository, _, named = source.partition("@")
+        if named and revision not in (None, named):
+            raise ValueError(f"{source} names a revision, and revision is {revision!r}: give one of the two")
+        source, revision = repository, named or revision
     options = {"revision": revision, "token": token, "subfolder": subfolder, "cache_dir": cache_dir}
     return source, {name: value for name, value in options.items() if value not in (None, "")}
+
+
+def _record_revision(model: PreTrainedModel, hub: dict[str, Any]) -> None:
+    """Put the revision into the model's name, which is recorded with embeddings, to load the same model by later."""
+    if revision := hub.get("revision"):
+        model.config.name_or_path = f"{model.config.name_or_path}@{revision}"
 
 
 def _load_checkpoint(

@@ -8,12 +8,15 @@ from threading import Thread
 
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from support.commands import run
+from support.local_hub import File, LocalHub, Repository
 from support.originals import load_original
 from transformers import CLIPModel
 
-from hf_clip import HFCLIPModel, HFCLIPProcessor, HFCLIPTextModelWithProjection, load_clip
+from hf_clip import HFCLIPModel, HFCLIPProcessor, HFCLIPTextModelWithProjection, ZeroShotClassifier, load_clip
+from hf_clip.export.engine import load_source
 from hf_clip.loading import is_checkpoint, load_text_tower
 from hf_clip.openai.errors import CheckpointError
 from hf_clip.openai.published import CHECKPOINTS, Checkpoint
@@ -113,6 +116,13 @@ def test_classify_works_from_nothing(mirror, tmp_path, capfd, only_loopback):
     assert only_loopback == []
 
 
+def test_export_takes_a_name(mirror, repositories, family, only_loopback):
+    model, processor = load_source(mirror[0])
+    assert equal(model, HFCLIPModel.from_pretrained(repositories[family]))
+    assert isinstance(processor, HFCLIPProcessor)
+    assert only_loopback == []
+
+
 def test_a_folder_comes_before_a_name(mirror, repositories, family, tmp_path, monkeypatch):
     name, asked, _ = mirror
     folder = tmp_path / "here" / name
@@ -203,3 +213,40 @@ def test_kinds_of_sources(archives, repositories, family):
     assert is_checkpoint(archives[family])
     assert not is_checkpoint(repositories[family])
     assert not is_checkpoint("openai/clip-vit-base-patch32")
+
+
+# --- the Hub ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(repositories, family, tmp_path, monkeypatch):
+    """A private repository whose first commit is the family's model, and whose second is damaged."""
+    files = {path.name: path.read_bytes() for path in Path(repositories[family]).iterdir() if path.is_file()}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with LocalHub("secret") as server:
+        server.use_in_process(monkeypatch)
+        repository = server.repositories["owner/clip"] = Repository(private=True)
+        first = repository.add("main", "first", {name: File.of(content, lfs=True) for name, content in files.items()})
+        repository.add("main", "second", {"config.json": File.of(b"{}")})
+        yield first.sha
+
+
+@pytest.mark.parametrize("load", [load_clip, load_text_tower])
+def test_a_revision_is_loaded_and_recorded(hub, repositories, family, load, tmp_path):
+    expected, _ = load(repositories[family])
+    for source, options in ((f"owner/clip@{hub}", {}), ("owner/clip", {"revision": hub})):
+        model, _ = load(source, token="secret", **options)
+        assert equal(model, expected)
+        assert model.config.name_or_path == f"owner/clip@{hub}"
+    with pytest.raises(ValueError, match="names a revision, and revision is 'main': give one of the two"):
+        load(f"owner/clip@{hub}", revision="main", token="secret")
+    with pytest.raises(ValueError, match="Unrecognized model"):
+        load("owner/clip", token="secret")
+    with pytest.raises(OSError, match="owner/clip"):
+        load("owner/clip", token="wrong", cache_dir=tmp_path)
+
+
+def test_a_classifier_takes_the_options_of_loading(hub):
+    classifier = ZeroShotClassifier.from_pretrained("owner/clip", ["a", "b"], revision=hub, token="secret")
+    assert classifier.model.config.name_or_path == f"owner/clip@{hub}"

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..openai.errors import CheckpointError, DownloadError
 from ..utils.text import listing, printable, say
+from .errors import CommandError
 from .options import Precision
+from .sources import RUNS, check_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_NAMED = 10
 STOPPED = 130  # 128 + SIGINT, as in shells
-
-
-class CommandError(ValueError):
-    """Raised where the command line asks for something that cannot be done."""
 
 
 def load(
@@ -47,6 +45,8 @@ def _load(
     device: str | None,
     **options: bool,
 ) -> tuple["PreTrainedModel", Any]:
+    check_source(model_id, "--model", *RUNS)
+
     import torch
     from transformers.utils import logging
 

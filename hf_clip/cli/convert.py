@@ -8,6 +8,7 @@ import typer
 from ..openai.published import CHECKPOINTS, DType, Layout
 from ..utils.text import say
 from .options import CacheDir, Force
+from .sources import check_source
 
 
 def convert(
@@ -47,6 +48,8 @@ def convert(
 
     Example: hf-clip convert ViT-B/32 --output clip-vit-base-patch32
     """
+    check_source(source, "convert", "checkpoint")
+
     from ..openai import convert as engine
 
     engine.convert(

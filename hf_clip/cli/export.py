@@ -8,6 +8,7 @@ import typer
 
 from ..utils.text import say
 from .options import Force
+from .sources import check_source
 
 
 class Runtime(str, Enum):
@@ -27,7 +28,9 @@ class TargetName(str, Enum):
 
 
 def export(
-    source: Annotated[str, typer.Argument(metavar="DIR|ID", help="A folder with a CLIP, or the id of one on the Hub.")],
+    source: Annotated[
+        str, typer.Argument(metavar="NAME|PATH|ID", help="One of OpenAI's nine names, a file, a folder, or a Hub id.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
     runtime: Annotated[Runtime, typer.Option(help="The runtime of the graphs.")] = Runtime.onnx,
     parts: Annotated[str, typer.Option(help="Some of vision, text, joint, separated by commas.")] = "vision,text",
@@ -66,6 +69,8 @@ def export(
 
     Example: hf-clip export clip-rn50 --output clip-rn50-onnx
     """
+    check_source(source, "export", "model", "checkpoint")
+
     from ..export.engine import export_clip
 
     export_clip(

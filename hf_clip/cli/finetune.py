@@ -13,6 +13,7 @@ from . import common
 from .classify import read_templates
 from .common import STOPPED, CommandError
 from .options import ADVANCED, Force, ModelId, Precision, Resume, Strict, Trust
+from .sources import check_source
 
 if TYPE_CHECKING:
     from ..evaluation.tasks import ZeroShotSet
@@ -95,6 +96,7 @@ def finetune(
 
     Example: hf-clip finetune photos --model clip-vit-base-patch32 --output tuned --eval more-photos
     """
+    check_source(model, "finetune", "model", "checkpoint")
     require("accelerate", "train", "finetune")
     if not resume:
         from ..utils.files import check_output

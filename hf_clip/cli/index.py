@@ -12,6 +12,7 @@ from . import common
 from .classify import read_lines
 from .common import CommandError
 from .options import ADVANCED, Device, Precision, RowType, Trust
+from .sources import check_source
 
 
 class IndexKind(str, Enum):
@@ -70,6 +71,7 @@ def index(
 
     Example: hf-clip index features.safetensors --output photos.index
     """
+    check_source(embeddings, "index", "embeddings")
     require("pyarrow", "search", "an index")
     if kind is IndexKind.hnsw:
         require("usearch", "search", "--kind hnsw")

@@ -10,6 +10,7 @@ from ..utils.text import say
 from . import common
 from .common import CommandError
 from .options import Force, Precision, Trust
+from .sources import check_source
 
 
 def merge(
@@ -45,6 +46,8 @@ def merge(
 
     if (sweep is None) != (eval_data is None) or (sweep is not None and alpha is not None):
         raise CommandError("give --alpha alone, or --sweep with --eval")
+    check_source(base, "merge", "model", "checkpoint")
+    check_source(tuned, "merge", "model", "checkpoint", "adapter")
     check_output(output, force)
     shares = [0.5 if alpha is None else alpha] if sweep is None else parse_sweep(sweep)
 

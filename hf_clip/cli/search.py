@@ -14,6 +14,7 @@ from . import common
 from .classify import check_plot
 from .common import CommandError
 from .options import ADVANCED, AsJson, Device, Force, Precision, Trust
+from .sources import check_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +73,7 @@ def search(
     """
     if not (texts or image or minus):
         raise CommandError("the query is empty: write a text, or pass --image")
+    check_source(path, "search", "index")
     check_plot(plot)
     check_html(html, force)
 
@@ -107,6 +109,7 @@ def duplicates(
 
     Example: hf-clip duplicates photos.index --html duplicates.html
     """
+    check_source(path, "search", "index")
     check_html(html, force)
 
     from ..model.image_processing_hf_clip import open_image

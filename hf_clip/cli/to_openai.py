@@ -7,6 +7,7 @@ import typer
 
 from ..utils.text import say
 from .options import Force
+from .sources import check_source
 
 
 def to_openai(
@@ -18,6 +19,8 @@ def to_openai(
 
     Example: hf-clip to-openai clip-vit-base-patch32 --output ViT-B-32.pt
     """
+    check_source(directory, "to-openai", "model")
+
     from ..openai import to_openai as engine
 
     engine.to_openai(directory, output, force, report=say)

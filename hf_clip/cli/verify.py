@@ -7,6 +7,7 @@ import typer
 
 from ..utils.text import say
 from .options import CacheDir
+from .sources import check_source
 
 
 def verify(
@@ -33,6 +34,8 @@ def verify(
 
     Example: hf-clip verify clip-vit-base-patch32 --original ViT-B/32
     """
+    check_source(directory, "verify", "model", "exported")
+
     from ..exported.manifest import is_exported
 
     if is_exported(directory):

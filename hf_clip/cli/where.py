@@ -13,6 +13,7 @@ from . import common
 from .classify import check_plot
 from .common import CommandError
 from .options import ComputeDType, Device, Force, ModelId, Precision, Trust
+from .sources import check_source
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +97,7 @@ def where(
 
     with open_image(image) as picture:
         picture.load()
+    check_source(model, "where", "model", "checkpoint")
     loaded, processor = common.load(model, dtype, device, False, trust_remote_code)
     if method == Method.attention:
         titles, maps = attention(

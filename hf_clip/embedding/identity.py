@@ -66,7 +66,8 @@ def fingerprint(model_id: str) -> str | None:
     else:
         from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(model_id, "config.json")
+        repository, _, revision = model_id.partition("@")
+        config = try_to_load_from_cache(repository, "config.json", revision=revision or None)
         if not isinstance(config, str):
             return None
         folder = Path(config).parent

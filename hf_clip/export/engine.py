@@ -19,6 +19,7 @@ from ..data.images import image_paths
 from ..exported.manifest import Manifest
 from ..exported.model import FEATURE_METHODS, PRECISIONS
 from ..exported.sessions import OPEN
+from ..loading import is_checkpoint, load_clip
 from ..model.modeling_hf_clip import HFCLIPModel
 from ..model.modeling_hf_clip_base import has_plain_weight
 from ..model.processing_hf_clip import HFCLIPProcessor
@@ -153,6 +154,9 @@ def load_source(source: str | os.PathLike | nn.Module, processor: Any = None) ->
             raise ValueError("the model has no processor: pass processor too")
         _check_exportable(source)
         return source, processor
+    if is_checkpoint(source):
+        model, own = load_clip(source, dtype=torch.float32)
+        return model, processor or own
     _check_not_packed(source)
     model = HFCLIPModel.from_pretrained(source, dtype=torch.float32).eval()
     _check_exportable(model)

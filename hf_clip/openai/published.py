@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 SOURCE_URL = "https://openaipublic.azureedge.net/clip/models"
 
 
@@ -59,4 +60,4 @@ def published(sha256: str) -> str | None:
     return next((name for name, checkpoint in CHECKPOINTS.items() if checkpoint.sha256 == sha256), None)
 
 
-__all__ = ["CHECKPOINTS", "SOURCE_URL", "Checkpoint", "DType", "Layout", "published"]
+__all__ = ["CHECKPOINTS", "CHECKPOINT_SUFFIXES", "SOURCE_URL", "Checkpoint", "DType", "Layout", "published"]

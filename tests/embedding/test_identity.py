@@ -45,11 +45,11 @@ def test_a_fingerprint_changes_with_any_file_of_a_folder_or_of_a_cached_reposito
     (tmp_path / "model.safetensors").write_text("weights")
     known = fingerprint(str(tmp_path))
     assert fingerprint(str(tmp_path)) == known
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "config.json"))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: str(tmp_path / "config.json"))
     assert fingerprint("openai/clip") == known
     (tmp_path / "model.safetensors").write_text("other weights")
     assert fingerprint("openai/clip") == fingerprint(str(tmp_path)) != known
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     assert fingerprint("openai/clip") is None
 
 
