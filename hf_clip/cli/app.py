@@ -1,10 +1,14 @@
-"""The `hf-clip` command: its verbs, and the one place where exceptions become an exit status."""
+"""The `hf-clip` command: its verbs, and the one place that turns exceptions into an exit status."""
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from shutil import get_terminal_size
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from ..openai.errors import DownloadError
 from ..utils.files import exit_on_signals
 from ..utils.text import say
@@ -40,17 +44,19 @@ VERBS: dict[str, Callable[..., None]] = {
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "evaluate": ("Measure models: zero-shot classification, retrieval, linear probes, published data sets.", EVALUATE),
 }
+NARROW = 70
 EXPECTED = (ValueError, TypeError, OSError, ImportError, DownloadError)
 
 
-def make_app(help: str, verbs: dict[str, Callable[..., None]]) -> typer.Typer:
-    """Make a command of `verbs`, by name, that lists them and prints plain tracebacks."""
+def make_app(help: str, verbs: dict[str, Callable[..., None]], completion: bool = False) -> typer.Typer:
+    """Make a command of `verbs`, by name, whose help lists them and whose tracebacks are plain."""
     app = typer.Typer(
         help=help,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode="markdown",
-        add_completion=False,
+        # the columns of its tables cut names and words where a terminal is narrow
+        rich_markup_mode="markdown" if get_terminal_size().columns >= NARROW else None,
+        add_completion=completion,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name, verb in verbs.items():
@@ -59,7 +65,7 @@ def make_app(help: str, verbs: dict[str, Callable[..., None]]) -> typer.Typer:
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command; an expected exception ends it with one line `error: ...` and exit status 1."""
+    """Run a command; an expected exception ends it with the line `error: ...` and exit status 1."""
     exit_on_signals()
     try:
         app()
@@ -76,7 +82,27 @@ def _fail(message: str) -> None:
     raise SystemExit(1) from None
 
 
-app = make_app("Convert CLIP checkpoints, verify them, and use them: label or embed images.", VERBS)
+def show_version(shown: bool) -> None:
+    """Print the versions of hf_clip and of the packages that compute, and exit."""
+    if shown:
+        # their metadata: importing torch would take seconds
+        versions = [f"hf-clip {__version__}", *(f"{name} {version(name)}" for name in ("transformers", "torch"))]
+        say(", ".join(versions))
+        raise typer.Exit
+
+
+app = make_app("", VERBS, completion=True)
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show versions and exit.")
+    ] = False,
+) -> None:
+    """Convert CLIP checkpoints, verify them, and use them: label or embed images."""
+
+
 for name, (text, verbs) in GROUPS.items():
     app.add_typer(make_app(text, verbs), name=name)
 

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,14 +60,16 @@ def classify(
     trust_remote_code: Trust = False,
     strict: Strict = False,
 ) -> None:
-    """Say which of the labels each image shows, as soon as it is known.
+    """Label images with your own words; each line appears as soon as its image is scored.
 
-    Scores are probabilities over all labels. Unreadable images are listed on standard error.
+    Scores are probabilities over all labels, so one label alone scores 100 % whatever the image shows. Unreadable
+    images are listed on standard error. With --json, a line has the image, and its labels with their scores.
 
-    Example: hf-clip classify photos --labels "a cat,a dog" --model clip-vit-base-patch32
+    Example: hf-clip classify photos --labels "a cat,a dog" --model ViT-B/32
     """
     check_plot(plot)
     label_list = read_labels(labels)
+    check_split_labels(images, label_list)
     if twice := [label for label, count in Counter(label_list).items() if count > 1]:
         raise CommandError(f"labels are given twice: {', '.join(twice[:10])}")
     template_list = None if templates is None else read_templates(templates)
@@ -116,7 +118,7 @@ def describe(path: str, answers: list[dict[str, Any]]) -> str:
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
-    """Yield the images that `arguments` stand for; a missing file fails when it is opened."""
+    """Yield the images that files, folders and patterns stand for; a missing file fails when it is opened."""
     from ..data.images import image_paths
 
     for argument in arguments:
@@ -145,6 +147,17 @@ def read_labels(argument: str) -> list[str]:
     return [label for label in map(str.strip, argument.split(",")) if label]
 
 
+def check_split_labels(images: Iterable[str], labels: Sequence[str]) -> None:
+    """Raise CommandError for labels that the shell has split off, as in `--labels red green`."""
+    for argument in images:
+        looks_like_an_image = Path(argument).suffix or set(argument) & set("*?[/") or os.path.exists(argument)
+        if len(labels) == 1 and argument != "-" and not looks_like_an_image:
+            raise CommandError(
+                f"there is no file or folder {argument}: if it is a label, write --labels "
+                f'"{labels[0]},{argument}" with a comma'
+            )
+
+
 def read_templates(arguments: Iterable[str]) -> list[str]:
     """Return texts with braces as they are, and the lines of anything else as a file."""
     return [text for argument in arguments for text in ([argument] if "{" in argument else read_lines(argument))]
@@ -171,4 +184,4 @@ def check_plot(output: Path | None) -> None:
     if output.suffix not in supported_suffixes():
         raise CommandError(f"{output} should end in {', '.join(sorted(supported_suffixes()))}")
     if not output.absolute().parent.is_dir():
-        raise CommandError(f"can't write {output}: there is no folder {output.parent}")
+        raise CommandError(f"cannot write {output}: there is no folder {output.parent}")

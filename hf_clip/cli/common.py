@@ -1,4 +1,4 @@
-"""Helpers of the verbs that run a model: load it, and keep account of unreadable images."""
+"""Helpers of the verbs that run a model: loading it, and the account of unreadable images."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from ..openai.errors import CheckpointError, DownloadError
 from ..utils.text import listing, printable, say
 from .errors import CommandError
 from .options import Precision
-from .sources import RUNS, check_source
+from .sources import MODEL_KINDS, check_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +45,7 @@ def _load(
     device: str | None,
     **options: bool,
 ) -> tuple["PreTrainedModel", Any]:
-    check_source(model_id, "--model", *RUNS)
+    check_source(model_id, "--model", *MODEL_KINDS)
 
     import torch
     from transformers.utils import logging

@@ -7,7 +7,7 @@ from typing import Any
 from ..openai.published import CHECKPOINT_SUFFIXES
 from .errors import CommandError
 
-TOWERS = ("hf_clip_text_model", "hf_clip_vision_model", "hf_clip_resnet", "clip_text_model", "clip_vision_model")
+TOWER_TYPES = ("hf_clip_text_model", "hf_clip_vision_model", "hf_clip_resnet", "clip_text_model", "clip_vision_model")
 EMBED = "hf-clip embed IMAGES --output EMBEDDINGS --model {source} embeds images with it"
 # of each kind: its name, and what to do with it instead
 KINDS = {
@@ -20,7 +20,7 @@ KINDS = {
     "embeddings": ("embeddings", "hf-clip index {source} --output INDEX makes them searchable"),
     "index": ("an index of images", "hf-clip search {source} TEXT searches it"),
 }
-RUNS = ("model", "checkpoint", "exported")
+MODEL_KINDS = ("model", "checkpoint", "exported")
 # advice that depends on the verb
 OTHERWISE = {
     ("convert", "model"): "pass it as --model as it is; hf-clip to-openai {source} --output FILE.pt converts back",
@@ -54,7 +54,7 @@ def kind_of(source: str | Path) -> str | None:
         if (path / "settings.json").is_file():
             return "index"
         return "adapter" if (path / "adapter_config.json").is_file() else None
-    if config.get("model_type") in TOWERS:
+    if config.get("model_type") in TOWER_TYPES:
         return "tower"
     is_classifier = any(name.endswith("ForImageClassification") for name in config.get("architectures") or ())
     return "classifier" if is_classifier else "model"

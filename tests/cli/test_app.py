@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import typer
 from support.commands import run
 from support.originals import FAMILIES
 from support.photos import BROKEN
 
+import hf_clip
 from hf_clip.cli import app, common
 from hf_clip.openai.errors import DownloadError
 from hf_clip.zero_shot.prompts import TEMPLATE
@@ -48,6 +50,33 @@ def test_help_imports_nothing_heavy(verb):
 @pytest.mark.parametrize("verb", ["", "release", "publish", "record-digests"])
 def test_help_of_the_release_scripts_imports_nothing_heavy(verb):
     assert show_help("conversion.__main__", *filter(None, [verb])).stderr == "imported:\n"
+
+
+def test_the_version_is_shown_at_once():
+    code = HELP.format(heavy=sorted(HEAVY))
+    done = subprocess.run([sys.executable, "-c", code, "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"hf-clip {hf_clip.__version__}, transformers {transformers.__version__}, torch ")
+    assert done.stderr == "imported:\n"
+
+
+def test_shells_can_complete():
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    command = [sys.executable, "-c", HELP.format(heavy=sorted(HEAVY)), "--show-completion", "bash"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert "COMPLETE" in done.stdout
+    assert done.stderr == "imported:\n"
+
+
+@pytest.mark.parametrize("verb", app.VERBS)
+def test_help_cuts_no_name_in_a_narrow_terminal(verb):
+    code = f"import sys; sys.argv = ['hf-clip', {verb!r}, '--help']; from hf_clip_command import main; main()"
+    narrow = {**os.environ, "COLUMNS": "40"}
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=narrow).stdout
+    assert "…" not in shown
+    assert "--help" in shown
+    names = [name for param in typer.main.get_command(app.app).commands[verb].params for name in param.opts]
+    assert all(name in shown for name in names if name.startswith("--"))
 
 
 def test_help_names_the_default_template():
@@ -139,6 +168,7 @@ def test_verify_names_what_measures_the_published_accuracies(repositories, capsy
         ("classify PHOTOS -l a,b -m PHOTOS", "cannot load PHOTOS: "),
         ("classify PHOTOS -l labels.txt -m MODEL", "there is no file labels.txt"),
         ("classify PHOTOS -l a,a -m MODEL", "labels are given twice: a"),
+        ("classify PHOTOS/0.png -l red green -m MODEL", 'if it is a label, write --labels "red,green" with a comma'),
         ("classify PHOTOS -l a,b -m MODEL -t {}{", "needs {}"),
         ("classify PHOTOS -l a,b -m MODEL -t sentence", "there is no file sentence, and as a template it lacks {}"),
         ("classify PHOTOS -l a,b -m MODEL --device nonsense", "cannot compute on nonsense"),
