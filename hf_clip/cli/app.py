@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
 from ..openai.errors import DownloadError
 from ..utils.files import exit_on_signals
 from ..utils.text import say
@@ -85,9 +84,8 @@ def _fail(message: str) -> None:
 def show_version(shown: bool) -> None:
     """Print the versions of hf_clip and of the packages that compute, and exit."""
     if shown:
-        # their metadata: importing torch would take seconds
-        versions = [f"hf-clip {__version__}", *(f"{name} {version(name)}" for name in ("transformers", "torch"))]
-        say(", ".join(versions))
+        # from their metadata: importing torch takes seconds
+        say(", ".join(f"{name} {version(name)}" for name in ("hf-clip", "transformers", "torch")))
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ import typer
 
 from ..openai.published import CHECKPOINTS, DType, Layout
 from ..utils.text import say
-from .options import CacheDir, Force
+from .options import ADVANCED, CacheDir, Force
 from .sources import check_source
 
 
@@ -24,22 +24,33 @@ def convert(
         Layout, typer.Option(help="`transformers` writes a ViT for the stock CLIPModel and CLIPProcessor.")
     ] = Layout.hf_clip,
     dtype: Annotated[
-        DType, typer.Option(help="The dtype to store weights in; `original` is lossless.")
+        DType, typer.Option("--weight-dtype", help="The dtype to store weights in; `original` is lossless.")
     ] = DType.original,
     activation: Annotated[
-        str | None, typer.Option(help="Activation, if the file does not record it: quick_gelu (default) or gelu.")
+        str | None,
+        typer.Option(
+            help="Activation, if the file does not record it: quick_gelu (default) or gelu.", rich_help_panel=ADVANCED
+        ),
     ] = None,
     vision_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads of the image tower (default: width / 64).")
+        int | None,
+        typer.Option(min=1, help="Attention heads of the image tower (default: width / 64).", rich_help_panel=ADVANCED),
     ] = None,
     text_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads of the text tower (default: width / 64).")
+        int | None,
+        typer.Option(min=1, help="Attention heads of the text tower (default: width / 64).", rich_help_panel=ADVANCED),
     ] = None,
     like: Annotated[
-        str | None, typer.Option(help="An open_clip architecture that has these settings, such as ViT-H-14.")
+        str | None,
+        typer.Option(
+            help="An open_clip architecture that has these settings, such as ViT-H-14.", rich_help_panel=ADVANCED
+        ),
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(help="Prefix of the keys of the CLIP to read, in a file that holds several.")
+        str | None,
+        typer.Option(
+            help="Prefix of the keys of the CLIP to read, in a file that holds several.", rich_help_panel=ADVANCED
+        ),
     ] = None,
     cache_dir: CacheDir = None,
     force: Force = False,

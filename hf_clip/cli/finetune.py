@@ -12,7 +12,7 @@ from ..utils.text import say
 from . import common
 from .classify import read_templates
 from .common import STOPPED, CommandError
-from .options import ADVANCED, Force, ModelId, Precision, Resume, Strict, Trust
+from .options import ADVANCED, READ_AT_A_TIME, Force, ModelId, Precision, Resume, Strict, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -77,14 +77,7 @@ def finetune(
     ] = 42,
     resume: Resume = False,
     force: Force = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Processes that read images (default: one less than cores, at most 8).",
-            rich_help_panel=ADVANCED,
-        ),
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help=READ_AT_A_TIME, rich_help_panel=ADVANCED)] = None,
     trust_remote_code: Trust = False,
     strict: Strict = False,
 ) -> None:

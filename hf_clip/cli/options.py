@@ -49,11 +49,12 @@ ComputeDType = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the model.", rich_help_panel=ADVANCED)]
+READ_AT_A_TIME = "Images to read at a time (default: by the number of cores); use more for URLs."
 Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Threads that read images (default: as many as compute); use more for URLs.",
+        help=READ_AT_A_TIME,
         rich_help_panel=ADVANCED,
     ),
 ]
