@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..openai.errors import CheckpointError, DownloadError
-from ..utils.text import listing, printable, say
+from ..utils.text import first_line, listing, printable, say
 from .errors import CommandError
 from .options import Precision
 from .sources import MODEL_KINDS, check_source
@@ -90,8 +90,3 @@ class Skipped:
         if not read:
             raise CommandError(summary)
         say(summary, err=True)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -35,6 +35,15 @@ Kind = tuple[Callable[[Set[str]], bool], str]
 # models whose keys look like a CLIP's while their forward passes differ
 EXTENDED: list[Kind] = [
     (
+        _any(r"(^|\.)visual\.trunk\."),
+        "an open_clip model whose image tower is timm's, such as ConvNeXt or MobileCLIP: load it with open_clip",
+    ),
+    (
+        _any(r"(^|\.)visual\.(blocks|patch_embed)\."),
+        "an EVA-CLIP, whose image tower has another architecture: load it with open_clip",
+    ),
+    (_any(r"(^|\.)text_decoder\."), "a CoCa, which has a text decoder: load it with open_clip"),
+    (
         _any(r"positional_embedding_res$"),
         "a Long-CLIP, which stretches its positions as it reads: load it with its own code",
     ),

@@ -33,7 +33,7 @@ from ..model.tokenization_hf_clip import HFCLIPTokenizer
 from ..utils.files import check_output, new_directory
 from .checkpoints import with_own_storage
 from .errors import CheckpointError
-from .infer_config import infer_config
+from .infer_config import VOCAB_SIZE, infer_config
 from .key_mapping import to_hf
 from .original import read_original
 from .published import DType, Layout
@@ -53,6 +53,9 @@ SENTENCE_TRANSFORMERS: dict[str, Any] = {
     },
     "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
 }
+
+MAX_ADDED_TOKENS = 1024  # fine-tunes append some
+OTHER_VOCABULARIES = {901629: ", as MetaCLIP 2 with XLM-V's", 250002: ", as XLM-R's", 30522: ", as BERT's"}
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +150,7 @@ def load_checkpoint(
 def to_repository(state_dict: dict[str, Tensor], layout: Layout, dtype: DType, variant: Variant = OPENAI) -> Repository:
     """Turn a state dict under the original's keys into config, tensors and processor of `layout`."""
     config = infer_config(state_dict, variant)
+    check_vocabulary(config)
     tensors = to_hf(state_dict, config)
     if dtype is not DType.original:
         tensors = cast(tensors, getattr(torch, dtype.value), config)
@@ -159,6 +163,17 @@ def to_repository(state_dict: dict[str, Tensor], layout: Layout, dtype: DType, v
         return Repository(stock_config(config), tensors, processor)
     config.architectures = [HFCLIPModel.__name__]
     return Repository(config, tensors, processor)
+
+
+def check_vocabulary(config: HFCLIPConfig) -> None:
+    """Raise CheckpointError for a model that CLIP's tokenizer does not fit, as the number of its tokens shows."""
+    tokens = config.text_config.vocab_size
+    if not VOCAB_SIZE <= tokens <= VOCAB_SIZE + MAX_ADDED_TOKENS:
+        name = OTHER_VOCABULARIES.get(tokens, "")
+        raise CheckpointError(
+            f"the model has a vocabulary of {tokens:,} tokens{name}, CLIP's has {VOCAB_SIZE:,}: its token ids would "
+            "mean other words, load it with its own tokenizer"
+        )
 
 
 def make_processor(config: HFCLIPConfig, layout: Layout = Layout.hf_clip) -> HFCLIPProcessor | CLIPProcessor:

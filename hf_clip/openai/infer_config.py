@@ -8,6 +8,7 @@ from .variants import OPENAI, Variant
 
 HEAD_DIM = 64
 VOCAB_SIZE = 49408
+MAX_LAYERS = 500
 
 
 class NotCLIPError(CheckpointError):
@@ -15,25 +16,33 @@ class NotCLIPError(CheckpointError):
 
 
 class _Shapes:
-    """Tensor shapes by key; a missing key raises NotCLIPError."""
+    """Tensor shapes by key; a missing key, or a shape that no CLIP has, raises NotCLIPError."""
 
     def __init__(self, state_dict: dict[str, Tensor]):
         self.state_dict = state_dict
 
-    def __getitem__(self, key: str) -> tuple[int, ...]:
+    def get(self, key: str, axes: int) -> tuple[int, ...]:
+        """Return the shape of a tensor with this number of axes, none of them empty."""
         if key not in self.state_dict:
             raise NotCLIPError(f"this is no checkpoint of OpenAI's CLIP architecture: it has no tensor {key!r}")
-        return tuple(self.state_dict[key].shape)
+        shape = tuple(self.state_dict[key].shape)
+        if len(shape) != axes or 0 in shape:
+            raise NotCLIPError(f"{key!r} has the shape {shape}, in a CLIP it has {axes} axes, none of them empty")
+        return shape
 
     def count(self, prefix: str) -> int:
-        """Count how many different numbers follow `prefix`."""
-        return len({key[len(prefix) :].split(".")[0] for key in self.state_dict if key.startswith(prefix)})
+        """Count the different numbers that follow `prefix`."""
+        found = len({key[len(prefix) :].split(".")[0] for key in self.state_dict if key.startswith(prefix)})
+        if found > MAX_LAYERS:  # building the model to compare with would take minutes
+            raise NotCLIPError(f"there are {found:,} layers under {prefix!r}: no CLIP has over {MAX_LAYERS}")
+        return found
 
     def grid_size(self, key: str) -> int:
         """Return the side of a square grid of positions behind one class position."""
-        side = round((self[key][0] - 1) ** 0.5)
-        if side**2 + 1 != self[key][0]:
-            raise NotCLIPError(f"{key!r} has {self[key][0]} positions, which is not a square and one")
+        positions = self.get(key, 2)[0]
+        side = round((positions - 1) ** 0.5)
+        if side**2 + 1 != positions or side == 0:
+            raise NotCLIPError(f"{key!r} has {positions} positions, which is not a square and one")
         return side
 
 
@@ -45,18 +54,18 @@ def infer_config(state_dict: dict[str, Tensor], variant: Variant = OPENAI) -> HF
         CheckpointError: The variant does not fit the tensors.
     """
     shapes = _Shapes(state_dict)
-    embed_dim = shapes["text_projection"][1]
-    vocab_size, text_width = shapes["token_embedding.weight"]
+    embed_dim = shapes.get("text_projection", 2)[1]
+    vocab_size, text_width = shapes.get("token_embedding.weight", 2)
     # BOS and EOS are the last two of the original's vocabulary; fine-tunes may have appended tokens
     eos_token_id = min(vocab_size, VOCAB_SIZE) - 1
     text_config = HFCLIPTextConfig(
         vocab_size=vocab_size,
         hidden_size=text_width,
-        intermediate_size=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
+        intermediate_size=shapes.get("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         projection_dim=embed_dim,
         num_hidden_layers=shapes.count("transformer.resblocks."),
         num_attention_heads=_heads("text", text_width, variant.text_heads),
-        max_position_embeddings=shapes["positional_embedding"][0],
+        max_position_embeddings=shapes.get("positional_embedding", 2)[0],
         hidden_act=variant.activation,
         bos_token_id=eos_token_id - 1,
         eos_token_id=eos_token_id,
@@ -66,11 +75,11 @@ def infer_config(state_dict: dict[str, Tensor], variant: Variant = OPENAI) -> HF
 
 
 def _vit(shapes: _Shapes, variant: Variant) -> HFCLIPVisionConfig:
-    width, _, patch_size, _ = shapes["visual.conv1.weight"]
+    width, _, patch_size, _ = shapes.get("visual.conv1.weight", 4)
     return HFCLIPVisionConfig(
         hidden_size=width,
-        intermediate_size=shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0],
-        projection_dim=shapes["visual.proj"][1],
+        intermediate_size=shapes.get("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        projection_dim=shapes.get("visual.proj", 2)[1],
         num_hidden_layers=shapes.count("visual.transformer.resblocks."),
         num_attention_heads=_heads("vision", width, variant.vision_heads),
         hidden_act=variant.activation,
@@ -80,11 +89,11 @@ def _vit(shapes: _Shapes, variant: Variant) -> HFCLIPVisionConfig:
 
 
 def _resnet(shapes: _Shapes, variant: Variant) -> HFCLIPResNetConfig:
-    width = shapes["visual.layer1.0.conv1.weight"][0]
+    width = shapes.get("visual.layer1.0.conv1.weight", 4)[0]
     return HFCLIPResNetConfig(
         width=width,
         depths=[shapes.count(f"visual.layer{stage}.") for stage in (1, 2, 3, 4)],
-        projection_dim=shapes["visual.attnpool.c_proj.weight"][0],
+        projection_dim=shapes.get("visual.attnpool.c_proj.weight", 2)[0],
         num_attention_heads=_heads("vision", width * 32, variant.vision_heads),
         image_size=32 * shapes.grid_size("visual.attnpool.positional_embedding"),
     )
@@ -93,7 +102,7 @@ def _resnet(shapes: _Shapes, variant: Variant) -> HFCLIPResNetConfig:
 def _heads(tower: str, width: int, count: int | None) -> int:
     if count is None:
         count = max(1, width // HEAD_DIM)
-    if width % count:
+    if not isinstance(count, int) or count < 1 or width % count:
         raise CheckpointError(f"a {tower} tower {width} channels wide cannot have {count} heads: pass the right number")
     return count
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..model.configuration_hf_clip import HFCLIPConfig
 from ..model.modeling_hf_clip import HFCLIPModel
-from ..utils.text import listing
+from ..utils.text import first_line, listing
 from .errors import CheckpointError
 
 T = TypeVar("T")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # sizes that the original stores as tensors; here they are in config.json
 BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
 
@@ -119,6 +120,10 @@ def to_hf(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tens
         key: torch.tensor(0) for key in expected if key.endswith(".num_batches_tracked") and key not in state_dict
     }
     check_shapes(state_dict, expected)
+    for key, tensor in state_dict.items():
+        if tensor.dtype not in FLOATS and not key.endswith(".num_batches_tracked"):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise KeyMappingError(f"{key} is of {dtype}: save the weights as float32, float16 or bfloat16")
     table = [(_pattern(rule.original), rule) for rule in rules(config)]
     mapped = {}
     for key, tensor in state_dict.items():
@@ -168,8 +173,11 @@ def _to_original(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[st
 
 
 def _meta_state_dict(config: HFCLIPConfig) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        return HFCLIPModel(config).state_dict()
+    try:
+        with torch.device("meta"):
+            return HFCLIPModel(config).state_dict()
+    except Exception as error:  # sizes that fit each other in no model
+        raise KeyMappingError(f"no model can be built from the configuration ({first_line(error)})") from error
 
 
 def _pattern(template: str) -> re.Pattern:

@@ -96,13 +96,13 @@ def recorded_variant(checkpoint: Path) -> Variant | None:
         vision, text = model["vision_cfg"], model["text_cfg"]
         _refuse(file, "vision", vision, VISION_FIELDS)
         _refuse(file, "text", text, TEXT_FIELDS)
-        width = vision.get("width", 768)
+        width, head_width = vision.get("width", 768), vision.get("head_width", 64)
         return Variant(
             activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-            vision_heads=None if isinstance(vision.get("layers"), list) else width // vision.get("head_width", 64),
+            vision_heads=None if isinstance(vision.get("layers"), list) else width // head_width,
             text_heads=text.get("heads", 8),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file} does not describe a CLIP ({error!r}): remove it, or repair it") from error

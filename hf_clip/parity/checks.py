@@ -17,7 +17,7 @@ from ..model.image_processing_hf_clip import HFCLIPImageProcessor
 from ..model.tokenization_hf_clip import HFCLIPTokenizer
 from ..openai.errors import CheckpointError
 from ..openai.key_mapping import to_original
-from ..openai.to_openai import read_repository
+from ..openai.to_openai import read_config, read_repository
 from ..utils.text import listing
 from .reference import (
     CONTEXT_LENGTH,
@@ -95,7 +95,7 @@ def check_code(directory: Path) -> Check:
 
 
 def check_config(directory: Path, reference: Reference) -> Check:
-    differing = list(_differences(plain(HFCLIPConfig.from_pretrained(directory)), reference.config))
+    differing = list(_differences(plain(read_config(directory)), reference.config))
     taken = f"; the file does not tell, so it is taken on trust: {reference.assumed}" if reference.assumed else ""
     return check("config", named(differing), f"every field is what the original's tensors and code say{taken}")
 

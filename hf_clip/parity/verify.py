@@ -14,10 +14,10 @@ from huggingface_hub.utils import tqdm
 from rich.table import Table
 from transformers import AutoModel
 
-from ..model.configuration_hf_clip import HFCLIPConfig
 from ..openai.download import cached_file, resolve_checkpoint
 from ..openai.errors import CheckpointError, check_converted
 from ..openai.published import CHECKPOINTS
+from ..openai.to_openai import read_config
 from ..utils.files import file_sha256, replacing
 from ..utils.text import cell
 from .checks import (
@@ -121,7 +121,7 @@ def _find_original(
     if original is not None:
         path = resolve_checkpoint(original, cache_dir)
         name = original if original in CHECKPOINTS else path.name
-        return read_reference(path, name, trusted, report, HFCLIPConfig.from_pretrained(directory))
+        return read_reference(path, name, trusted, report, read_config(directory))
     parity = _read_parity(directory)
     if parity is None:
         raise CheckpointError(f"{directory} has no {PARITY_FILE} that names its original: pass --original")

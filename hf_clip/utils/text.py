@@ -38,10 +38,19 @@ def cell(text: object, style: str = "") -> "Text":
     return Text(printable(text), style)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message that says something, or the name of its class.
+
+    Where that line ends in a colon, as those of transformers' validators do, the reason is in the next one.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(map(str.strip, lines[: 2 if lines[0].endswith(":") else 1]))
+
+
 def listing(names: Sequence[str], most: int = 8, separator: str = ", ") -> str:
     """Join at most `most` names in printable form, and count the rest."""
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""
     return f"{separator.join(map(printable, names[:most]))}{rest}"
 
 
-__all__ = ["cell", "listing", "printable", "say"]
+__all__ = ["cell", "first_line", "listing", "printable", "say"]
