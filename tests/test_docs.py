@@ -13,6 +13,7 @@ from support.data_sets import captions, class_folders, write_csv
 from support.pages import PAGES, ROOT, blocks, with_paths
 
 from hf_clip.openai.convert import Layout, convert
+from hf_clip.utils.packages import SOURCE
 
 MAX_README_LINES = 110
 # their code needs the extra `integrations`
@@ -120,6 +121,34 @@ def test_readmes_tree_counts_the_rooms_of_the_package():
         assert abs(said[name] - lines) <= 50 + lines / 5, (
             f"{name} has {lines} lines, README says {said[name]}: {advice}"
         )
+
+
+def test_there_is_one_way_to_write_the_install():
+    extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE))
+    files = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("model_cards/clip-*.md"),
+        *ROOT.glob("hf_clip/**/*.py"),
+    ]
+    files += [file for file in (ROOT / "examples").rglob("*") if file.suffix in (".md", ".txt", ".ipynb", ".py")]
+    written = []
+    for file in files:
+        text = file.read_text(encoding="utf-8").replace(r"\"", '"')
+        for match in re.finditer(r"(?:pip install [^\n`]*)?\bhf_clip(?:\[([\w,]+)\]| @)[^\n`]*", text):
+            written.append((file, match))
+            assert f" @ {SOURCE}" in match[0], f"{file}: {match[0]}"
+            assert set((match[1] or "plot").split(",")) <= extras, f"{file}: {match[0]}"
+        assert not re.search(r"pip install (-q )?\"?(hf_clip\b(?! @|\[)|git\+)", text), file
+    assert len(written) >= 20
+
+
+def test_readme_names_every_extra_for_users():
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = pyproject.split("[project.optional-dependencies]")[1].split("# for maintainers")[0]
+    extras = set(re.findall(r"^(\w+) = \[", block, re.MULTILINE))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert extras <= set(re.findall(r"`(\w+)`", readme))
 
 
 def test_the_sites_navigation_names_every_page():

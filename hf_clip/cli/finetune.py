@@ -228,8 +228,10 @@ def draw_training(trainer: "CLIPTrainer", before: dict[str, float], output: Path
     """Draw the curves of loss and metrics, if matplotlib is installed."""
     from importlib.util import find_spec
 
+    from ..utils.packages import install_command
+
     if find_spec("matplotlib") is None:
-        say('no training.png: pip install "hf_clip[plot]" to draw the curves', err=True)
+        say(f"no training.png: {install_command('plot')} to draw the curves", err=True)
         return
     from ..plots.curves import draw_curves
 

@@ -1,16 +1,23 @@
-"""Optional packages and the extras that install them."""
+"""Optional packages and the extras that install them, and the command that installs an extra."""
 
 from importlib.util import find_spec
+
+SOURCE = "git+https://github.com/hf-clip/hf_clip"
 
 
 class MissingPackageError(ImportError):
     """Raised if an optional package is needed and not installed."""
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs hf_clip with an extra. The package is on no index, so pip needs the address."""
+    return f'pip install "hf_clip[{extra}] @ {SOURCE}"'
+
+
 def require(package: str, extra: str, purpose: str) -> None:
     """Raise MissingPackageError, which names the extra to install, unless `package` can be imported."""
     if find_spec(package) is None:
-        raise MissingPackageError(f'{purpose} needs {package}: pip install "hf_clip[{extra}]"', name=package)
+        raise MissingPackageError(f"{purpose} needs {package}: {install_command(extra)}", name=package)
 
 
-__all__ = ["MissingPackageError", "require"]
+__all__ = ["MissingPackageError", "install_command", "require"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .files import replacing
-from .packages import MissingPackageError
+from .packages import MissingPackageError, install_command
 
 
 class Place(NamedTuple):
@@ -42,9 +42,7 @@ def place_at(address: str) -> Place:
     try:
         fs, path = url_to_fs(address)
     except ImportError as error:
-        raise MissingPackageError(
-            f'{address} needs another package: pip install "hf_clip[remote]" ({error})'
-        ) from error
+        raise MissingPackageError(f"{address} needs another package: {install_command('remote')} ({error})") from error
     return Place(fs, path, protocol)
 
 

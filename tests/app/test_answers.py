@@ -84,7 +84,10 @@ def test_labels_are_counted(clip, upload, labels, problem):
 def test_the_command_names_what_to_install(repositories, capsys, monkeypatch):
     monkeypatch.setattr("hf_clip.utils.packages.find_spec", lambda name: None)
     assert run("app", "--model", repositories["tiny ViT"]) == 1
-    assert 'the app needs gradio: pip install "hf_clip[app]"' in capsys.readouterr().err
+    assert (
+        'the app needs gradio: pip install "hf_clip[app] @ git+https://github.com/hf-clip/hf_clip"'
+        in capsys.readouterr().err
+    )
 
 
 def test_find_gives_the_index_s_images(clip, tmp_path, upload):

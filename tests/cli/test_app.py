@@ -177,13 +177,19 @@ def test_verify_names_what_measures_the_published_accuracies(repositories, capsy
         ("classify PHOTOS/broken.png gone.png -l a,b -m MODEL", "2 of 2 images could not be read: PHOTOS/broken.png"),
         ("classify PHOTOS -l a,b -m MODEL --plot out.docx", "out.docx should end in"),
         ("classify PHOTOS -l a,b -m MODEL --plot no/out.png", "there is no folder no"),
-        ("classify PHOTOS -l a,b -m MODEL --plot out.png", '--plot needs matplotlib: pip install "hf_clip[plot]"'),
+        (
+            "classify PHOTOS -l a,b -m MODEL --plot out.png",
+            '--plot needs matplotlib: pip install "hf_clip[plot] @ git+https://github.com/hf-clip/hf_clip"',
+        ),
         ("embed PHOTOS/0.png -m MODEL -o out.npy", "there is no folder PHOTOS/0.png"),
         ("embed EMPTY -m MODEL -o out.npy", "there are no images in EMPTY"),
         ("embed PHOTOS -m MODEL -o out.csv", "out.csv should end in .safetensors, .npy, .parquet"),
         ("embed PHOTOS -m MODEL -o EMPTY.npy", "it is a folder"),
         ("embed PHOTOS -m MODEL -o PHOTOS/0.png/out.npy", "can't write PHOTOS/0.png/out.npy"),
-        ("embed PHOTOS -m MODEL -o out.parquet", 'out.parquet needs pyarrow: pip install "hf_clip[parquet]"'),
+        (
+            "embed PHOTOS -m MODEL -o out.parquet",
+            'out.parquet needs pyarrow: pip install "hf_clip[parquet] @ git+https://github.com/hf-clip/hf_clip"',
+        ),
         ("embed PHOTOS/broken -m MODEL -o out.npy", "1 of 1 images could not be read: PHOTOS/broken/x.png"),
     ],
 )

@@ -145,5 +145,5 @@ def test_a_source_that_cannot_be_read_is_one_sentence(name, options, message, ph
 
 def test_an_address_that_wants_a_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ImportError, match=r'pip install "hf_clip\[remote\]"'):
+    with pytest.raises(ImportError, match=r'pip install "hf_clip\[remote\] @ git'):
         open_source("s3://bucket/photos")

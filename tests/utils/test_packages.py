@@ -1,8 +1,9 @@
+import re
 import sys
 
 import pytest
 
-from hf_clip.utils.packages import MissingPackageError, require
+from hf_clip.utils.packages import MissingPackageError, install_command, require
 
 
 def test_an_installed_package_is_no_news():
@@ -11,5 +12,5 @@ def test_an_installed_package_is_no_news():
 
 def test_a_missing_package_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingPackageError, match=r"^--plot needs matplotlib: pip install \"hf_clip\[plot\]\"$"):
+    with pytest.raises(MissingPackageError, match=f"^--plot needs matplotlib: {re.escape(install_command('plot'))}$"):
         require("matplotlib", "plot", "--plot")
