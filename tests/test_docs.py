@@ -6,12 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.commands import run
 from support.data_sets import captions, class_folders, write_csv
 from support.pages import PAGES, ROOT, blocks, with_paths
 
+from hf_clip import HFCLIPImageProcessor
 from hf_clip.openai.convert import Layout, convert
 from hf_clip.utils.packages import SOURCE
 
@@ -103,6 +105,25 @@ def test_readme_is_short_and_names_every_page():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_README_LINES
     assert set(re.findall(r"\((docs/[\w.]+)\)", text)) == {f"docs/{page.name}" for page in PAGES[1:]}
+
+
+@pytest.mark.parametrize(
+    ("image", "low", "high"),
+    [
+        pytest.param(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), 255, 255, id="16-bit is white"),
+        pytest.param(Image.fromarray(np.full((9, 9), 0.9, np.float32)), 0, 0, id="a float of 0.9 is black"),
+        pytest.param(Image.new("RGBA", (9, 9), (200, 200, 200, 0)), 0, 0, id="transparent is black"),
+        pytest.param(Image.new("RGBA", (9, 9), (200, 200, 200, 128)), 199, 199, id="half transparent keeps its color"),
+        pytest.param(Image.linear_gradient("L").convert("1"), 0, 255, id="black and white has no gray"),
+    ],
+)
+def test_the_table_of_image_modes(image: Image.Image, low: int, high: int):
+    processor = HFCLIPImageProcessor(size={"shortest_edge": 6}, crop_size={"height": 6, "width": 6})
+    pixels = processor(images=image, return_tensors="np").pixel_values[0]
+    values = np.rint(255 * (pixels.T * processor.image_std + processor.image_mean))
+    assert (values.min(), values.max()) == (low, high)
+    if image.mode == "1":
+        assert set(np.unique(values)) == {0, 255}
 
 
 def test_readmes_tree_counts_the_rooms_of_the_package():
