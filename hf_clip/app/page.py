@@ -1,31 +1,59 @@
-"""The page itself, made with Gradio."""
+"""The page of the app, built with Gradio: one image, and a tab for each thing to do with it."""
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
-from ..localization.maps import ALL_METHODS
+from PIL import Image, ImageDraw
+
 from ..plots.maps import maps_figure
 from ..search.index import ImageIndex
 from ..utils.packages import require
 from ..zero_shot.prompts import TEMPLATE
-from .answers import MAX_LABELS, find, label_scores, locate
+from .answers import (
+    MAX_LABELS,
+    MAX_TEXTS,
+    MAX_UPLOAD_BYTES,
+    AppError,
+    check_upload,
+    find,
+    label_scores,
+    locate,
+)
 
-MAX_BYTES = 20_000_000
 THREADS = 4
+MAX_WAITING = 256
+# uploads are looked through every so many seconds, and deleted when they are this old
+DELETE_EVERY, DELETE_AFTER = 600, 3600
 USER_ERRORS = (ValueError, TypeError, OSError)
+METHOD_NOTES = {
+    "dense": "how well each place fits the text; fast",
+    "windows": "how well the pictures around each place fit the text; the most reliable, slow",
+    "gradient": "how much each place adds to the score of the whole image",
+    "rollout": "where the model attends, the same for every text",
+}
+# what no other machine should be able to change: no public link, no file of this machine but uploads
+LAUNCH_OPTIONS: dict[str, Any] = {
+    "share": False,
+    "max_file_size": MAX_UPLOAD_BYTES,
+    "allowed_paths": [],
+    "show_error": True,
+}
 
 
 def build_page(
     clip: tuple[Any, Any], other: tuple[Any, Any] | None = None, title: str = "CLIP", index: ImageIndex | None = None
 ) -> Any:
-    """Make the page: a `gradio.Blocks` with the tabs Classify, Where, Search for an index, and Compare for two models.
+    """Build the page: a `gradio.Blocks` with an image and the tabs Classify, Where, Search and Compare.
 
     Args:
         clip: A model, in evaluation mode, and its processor.
-        other: Those to compare with.
+        other: A second model and its processor, for the tab Compare.
         title: The heading.
-        index: Images to search, as `ImageIndex.load` opens them with `clip`; their thumbnails are shown.
+        index: An index that `ImageIndex.load` opened with `clip`, for the tab Search; everyone who reaches the page
+            sees thumbnails of its images.
 
     Returns:
         The page; `launch_page` serves it.
@@ -37,105 +65,144 @@ def build_page(
     require("matplotlib", "app", "the app")
     import gradio
 
-    with gradio.Blocks(title=title, analytics_enabled=False) as page:
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)) as page:
         gradio.Markdown(f"# {title}")
-        with gradio.Tab("Classify"):
-            inputs = [_photo(gradio), _labels(gradio), _templates(gradio), _top_k(gradio)]
-            _answer(gradio, partial(label_scores, *clip), inputs, lambda: [gradio.Label(label="scores")], "classify")
-        with gradio.Tab("Where"):
-            photo = _photo(gradio)
-            texts = gradio.Textbox("a cat\na sofa", lines=3, label="texts, one a line")
-            method = gradio.Radio(list(ALL_METHODS), value="dense", label="method")
-            whole = gradio.Checkbox(label="to the edges, instead of the square in the middle")
-            inputs = [photo, texts, method, whole]
-            _answer(gradio, partial(draw_where, *clip), inputs, lambda: [gradio.Plot(show_label=False)], "where")
-        if index is not None:
-            with gradio.Tab("Search"):
+        with gradio.Row():
+            with gradio.Column(scale=1, min_width=280):
                 photo = _photo(gradio)
-                texts = gradio.Textbox("a cat", lines=2, label="texts, one a line; an image may be added")
-                count = gradio.Slider(1, 50, value=10, step=1, label="images to find")
-                _answer(gradio, partial(find, index), [photo, texts, count], lambda: [_gallery(gradio)], "search")
-        if other is not None:
-            with gradio.Tab("Compare"):
-                inputs = [_photo(gradio), _labels(gradio), _templates(gradio), _top_k(gradio)]
-                names = [display_name(*each) for each in (clip, other)]
-                _answer(
-                    gradio,
-                    partial(compare_models, clip, other),
-                    inputs,
-                    partial(_side_by_side, gradio, names),
-                    "compare",
-                )
-    return page.queue(default_concurrency_limit=THREADS, max_size=256)
+                gradio.Examples(_examples(), photo, label="examples")
+            with gradio.Column(scale=2, min_width=320):
+                with gradio.Tab("Classify"):
+                    _classify_tab(gradio, photo, "classify", partial(label_scores, *clip), ["scores"])
+                with gradio.Tab("Where"):
+                    _where_tab(gradio, photo, clip)
+                if index is not None:
+                    with gradio.Tab("Search"):
+                        _search_tab(gradio, photo, index)
+                if other is not None:
+                    with gradio.Tab("Compare"):
+                        names = [display_name(*each) for each in (clip, other)]
+                        _classify_tab(gradio, photo, "compare", partial(compare_models, clip, other), names)
+    return page.queue(default_concurrency_limit=THREADS, max_size=MAX_WAITING)
 
 
-def launch_page(page: Any, host: str = "127.0.0.1", port: int | None = None, *, wait: bool = True) -> str:
-    """Serve a page of `build_page`, and return its address once it stops, or at once with `wait=False`.
+def launch_page(
+    page: Any,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    auth: list[tuple[str, str]] | None = None,
+    *,
+    wait: bool = True,
+) -> str:
+    """Serve a page of `build_page`; return its address when it stops, or at once with `wait=False`.
 
-    Uploads of more than MAX_BYTES are refused, and no file of this machine but uploads is served.
+    Args:
+        page: The page.
+        host: The address to listen at.
+        port: The port (default: 7860, or the next free one).
+        auth: Pairs of name and password; without any the page is open to everyone who reaches it.
+        wait: Return when the server stops.
     """
     _, address, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        max_file_size=MAX_BYTES,
-        allowed_paths=[],
-        show_error=True,
-        prevent_thread_lock=not wait,
-        quiet=not wait,
+        server_name=host, server_port=port, auth=auth, prevent_thread_lock=not wait, quiet=not wait, **LAUNCH_OPTIONS
     )
     return address
 
 
 def draw_where(*arguments: Any) -> Any:
-    """Return the figure of `locate`'s maps."""
+    """Draw the maps of `locate` as a figure."""
     image, texts, maps = locate(*arguments)
-    return maps_figure(image, texts, maps.numpy())
+    return maps_figure(image, texts, maps.numpy(), arguments[-2])
 
 
 def compare_models(
     clip: tuple[Any, Any], other: tuple[Any, Any], *arguments: Any
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the scores of both models."""
+    """Return the scores of both models for the same image and labels."""
     return label_scores(*clip, *arguments), label_scores(*other, *arguments)
 
 
 def display_name(model: Any, _processor: Any) -> str:
-    """Return the last part of a model's folder or id."""
+    """Return the last part of a model's path or id."""
     return str(model.name_or_path).rstrip("/").rpartition("/")[2] or type(model).__name__
 
 
 def _photo(gradio: Any) -> Any:
-    """Return an image input. It hands on the uploaded file, not yet decoded."""
-    photo = gradio.Image(type="filepath", sources=["upload", "clipboard"], label="image", height=320)
-    # Gradio would decode an image of any size here; a subclass would make it write a stub file beside this one
-    photo.preprocess = lambda upload: None if upload is None else upload.path
+    """Make the image input; it passes on the path of an upload, which is not yet decoded."""
+    photo = gradio.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="image", height=280)
+
+    def checked(upload: Any) -> str | None:
+        # a request may hold any path here: Gradio checks the path of gr.File, but not that of gr.Image
+        try:
+            return None if upload is None else check_upload(upload.path, photo.GRADIO_CACHE)
+        except AppError as error:
+            raise gradio.Error(str(error), print_exception=False) from error
+
+    # Gradio would decode an image of any size here; in a subclass it would write a stub file beside this module
+    photo.preprocess = checked
     return photo
 
 
-def _labels(gradio: Any) -> Any:
-    return gradio.Textbox("a cat\na dog", lines=4, label=f"labels, one a line, at most {MAX_LABELS:,}")
+def _examples() -> list[str]:
+    """Draw the example images into a temporary folder and return their paths."""
+    folder = Path(mkdtemp(prefix="hf_clip_app_"))
+    red, blue, green = (220, 40, 40), (40, 80, 220), (40, 160, 60)
+    shapes = {
+        "red circle": [("ellipse", (60, 60, 196, 196), red)],
+        "blue square": [("rectangle", (60, 60, 196, 196), blue)],
+        "red circle and green square": [
+            ("ellipse", (20, 70, 116, 166), red),
+            ("rectangle", (140, 90, 236, 186), green),
+        ],
+    }
+    paths = []
+    for name, drawn in shapes.items():
+        image = Image.new("RGB", (256, 256), "white")
+        for kind, box, color in drawn:
+            getattr(ImageDraw.Draw(image), kind)(box, fill=color)
+        paths.append(str(folder / f"{name}.png"))
+        image.save(paths[-1])
+    return paths
 
 
-def _templates(gradio: Any) -> Any:
-    return gradio.Textbox(TEMPLATE, lines=1, max_lines=5, label="templates, {} in place of the label, one a line")
-
-
-def _top_k(gradio: Any) -> Any:
-    return gradio.Slider(1, 20, value=5, step=1, label="labels to show")
-
-
-def _gallery(gradio: Any) -> Any:
-    return gradio.Gallery(label="found", columns=5, format="png")
-
-
-def _side_by_side(gradio: Any, names: list[str]) -> list[Any]:
+def _classify_tab(gradio: Any, photo: Any, name: str, function: Callable, models: list[str]) -> None:
     with gradio.Row():
-        return [gradio.Label(label=name) for name in names]
+        labels = gradio.Textbox(
+            "a red circle\na blue square", lines=3, label=f"labels, one per line, at most {MAX_LABELS:,}"
+        )
+        with gradio.Column():
+            templates = gradio.Textbox(
+                TEMPLATE, lines=1, max_lines=5, label="templates, one per line, with {} for the label"
+            )
+            top_k = gradio.Slider(1, 20, value=5, step=1, label="labels to show")
+
+    def outputs() -> list[Any]:
+        with gradio.Row():
+            return [gradio.Label(label=model) for model in models]
+
+    _answer(gradio, function, [photo, labels, templates, top_k], outputs, name)
+
+
+def _where_tab(gradio: Any, photo: Any, clip: tuple[Any, Any]) -> None:
+    texts = gradio.Textbox("a red circle", lines=2, label=f"texts, one per line, at most {MAX_TEXTS}")
+    choices = [(f"{method}: {note}", method) for method, note in METHOD_NOTES.items()]
+    method = gradio.Radio(choices, value="dense", label="method")
+    whole = gradio.Checkbox(label="read the image to its edges, instead of the square in its middle")
+    inputs = [photo, texts, method, whole]
+    _answer(gradio, partial(draw_where, *clip), inputs, lambda: [gradio.Plot(show_label=False)], "where")
+
+
+def _search_tab(gradio: Any, photo: Any, index: ImageIndex) -> None:
+    texts = gradio.Textbox("a red circle", lines=2, label="texts, one per line; several are added")
+    with_image = gradio.Checkbox(label="add the image to the query")
+    count = gradio.Slider(1, 50, value=10, step=1, label="images to find")
+    inputs = [photo, texts, count, with_image]
+    gallery = partial(gradio.Gallery, label="found", columns=5, format="png")
+    _answer(gradio, partial(find, index), inputs, lambda: [gallery()], "search")
 
 
 def _answer(gradio: Any, function: Callable, inputs: list[Any], outputs: Callable[[], list[Any]], name: str) -> None:
-    """Put a button under `inputs` and `outputs` below, which it fills; errors come up as sentences."""
+    """Add a button and below it outputs, which the function fills; errors are shown as sentences."""
 
     def answered(*arguments: Any) -> Any:
         try:
@@ -147,4 +214,4 @@ def _answer(gradio: Any, function: Callable, inputs: list[Any], outputs: Callabl
     button.click(answered, inputs, outputs(), api_name=name)
 
 
-__all__ = ["build_page", "launch_page"]
+__all__ = ["LAUNCH_OPTIONS", "build_page", "display_name", "launch_page"]

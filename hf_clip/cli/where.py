@@ -114,7 +114,7 @@ def where(
     if plot is not None:
         from ..plots.maps import draw_maps
 
-        draw_maps(picture, titles, maps.numpy(), plot)
+        draw_maps(picture, titles, maps.numpy(), plot, method.value)
         say(f"drawn: {plot}", err=True)
 
 

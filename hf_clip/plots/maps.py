@@ -14,43 +14,56 @@ from .figures import save_figure
 MAPS_PER_ROW = 4
 CELL = 2.8  # inches
 LONGEST_SIDE = 768
-COLOR_MAP = "cividis"  # perceptually uniform, also with color blindness
+# told apart with color blindness: one even in lightness, one of two hues
+COLOR_MAP, SIGNED_COLOR_MAP = "cividis", "PuOr_r"
 OPACITY = 0.6
 FLATTEST, STEEPEST = 0.3, 3  # height over width
 CHARACTERS, LINES = 32, 3  # of a title
 
 
-def draw_maps(image: Image.Image, titles: Sequence[str], maps: np.ndarray, output: Path) -> None:
+def draw_maps(
+    image: Image.Image, titles: Sequence[str], maps: np.ndarray, output: Path, method: str | None = None
+) -> None:
     """Write `maps_figure` in the format of the suffix of `output`; a failure leaves no partial file."""
-    figure = maps_figure(image, titles, maps)
-    save_figure(figure, output)
+    save_figure(maps_figure(image, titles, maps, method), output)
 
 
-def maps_figure(image: Image.Image, titles: Sequence[str], maps: np.ndarray) -> Any:
+def maps_figure(image: Image.Image, titles: Sequence[str], maps: np.ndarray, method: str | None = None) -> Any:
     """Draw an image, then each map over a gray copy of it, all with one color scale.
+
+    Maps with negative values get two hues that meet at 0, so that a text that fits nowhere has one hue alone, and its
+    title says so. Other maps get a scale from 0 on.
 
     Args:
         image: The image.
         titles: The titles of the maps.
         maps: (maps, height, width) of the image; NaN, outside the crop of the model, has no color.
+        method: The name of the method, written above the image.
 
     Returns:
         A matplotlib figure without a window.
     """
     from matplotlib.figure import Figure
 
-    titles = [_wrapped(title) for title in titles]
+    signed = bool(np.nanmin(maps) < 0)
+    highest = [np.nanmax(values) for values in maps]
+    titles = [
+        _wrapped(title) + ("\n(fits nowhere)" if signed and high <= 0 else "")
+        for title, high in zip(titles, highest, strict=True)
+    ]
     figure = Figure(dpi=150)
-    axes, bar = _lay_out(figure, [f"{image.width} x {image.height}", *titles], image.height / image.width)
+    above = [f"{image.width} x {image.height}" + (f"\n{method}" if method else ""), *titles]
+    axes, bar = _lay_out(figure, above, image.height / image.width)
     picture = image.convert("RGB")
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     axes[0].imshow(picture)
-    low, high = np.nanmin(maps), np.nanmax(maps)
+    limit = float(np.nanmax(np.abs(maps))) or 1.0
+    colors = {"cmap": SIGNED_COLOR_MAP if signed else COLOR_MAP, "vmin": -limit if signed else 0.0, "vmax": limit}
     for axis, values in zip(axes[1:], maps, strict=True):
         axis.imshow(picture.convert("L"), cmap="gray", vmin=0, vmax=255)
         # the map may be larger than the thumbnail: both span the same axes
         extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
-        shown = axis.imshow(_thinned(values), cmap=COLOR_MAP, vmin=low, vmax=high, alpha=OPACITY, extent=extent)
+        shown = axis.imshow(_thinned(values), alpha=OPACITY, extent=extent, **colors)
     figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=7)
     return figure
 

@@ -1,5 +1,8 @@
 """The app's answers without a page; tests/integrations/test_app.py asks them of a server."""
 
+import os
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,8 @@ from support.plain import load
 import hf_clip
 from hf_clip.app import answers
 from hf_clip.app.answers import AppError, label_scores, locate
+from hf_clip.cli.common import CommandError
+from hf_clip.cli.serve_app import read_users
 from hf_clip.search.index import ImageIndex
 
 
@@ -40,7 +45,7 @@ def test_locate_gives_the_maps_of_a_picture_that_fits_the_page(any_clip, upload,
     expected = hf_clip.where(clip.model, clip.processor, upload, texts, whole=True)
     assert texts == ["a cat", "a dog"]
     assert torch.equal(maps, expected)
-    monkeypatch.setattr(answers, "MAX_SIDE", 35)
+    monkeypatch.setattr(answers, "MAX_MAP_SIDE", 35)
     image, _, maps = locate(clip.model, clip.processor, upload, "a cat", "dense", True)
     assert image.size == (35, 20)
     assert maps.shape == (1, 20, 35)
@@ -49,10 +54,10 @@ def test_locate_gives_the_maps_of_a_picture_that_fits_the_page(any_clip, upload,
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("absent.png", None, "no image that can be read"),
-        ("text.png", b"no image", "no image that can be read"),
-        ("page.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image that can be read"),
-        ("cut.png", "cut", "no image that can be read"),
+        ("absent.png", None, "cannot be read as an image"),
+        ("text.png", b"no image", "cannot be read as an image"),
+        ("page.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image"),
+        ("cut.png", "cut", "cannot be read as an image"),
         ("large.png", (8_000, 8_000), "the image has 64,000,000 pixels, at most 40,000,000 are read: make it smaller"),
         ("larger.png", (20_000, 20_000), "the image has over 40,000,000 pixels: make it smaller"),
     ],
@@ -99,11 +104,90 @@ def test_find_gives_the_index_s_images(clip, tmp_path, upload):
     assert run("embed", photos, "--output", embeddings, "--model", clip.folder) == 0
     index = ImageIndex.build(embeddings, tmp_path / "index", clip.model, clip.processor, folder=photos)
     (photos / "5.png").unlink()
-    found = answers.find(index, upload, "a cat\n\na dog\n", 6)
+    found = answers.find(index, upload, "a cat\n\na dog\n", 6, with_image=True)
     expected = index.search(["a cat", "a dog"], image=[answers.read_upload(upload)], k=6)
     assert [caption for _, caption in found] == [f"{hit['score']:.3f} {hit['path']}" for hit in expected]
     for thumbnail, caption in found:
         assert (thumbnail.size == (256, 256)) == caption.endswith("5.png")
-    with pytest.raises(AppError, match="nothing to search for"):
+    with pytest.raises(AppError, match="the query is empty"):
         answers.find(index, None, " ", 3)
     assert len(answers.find(index, None, "a cat", 2)) == 2
+
+
+def test_only_files_of_the_upload_folder_are_read(tmp_path, upload):
+    uploads, outside = tmp_path / "uploads", tmp_path / "outside.png"
+    uploads.mkdir()
+    Image.new("RGB", (9, 9)).save(outside)
+    Image.new("RGB", (9, 9)).save(uploads / "mine.png")
+    assert answers.check_upload(uploads / "mine.png", uploads) == str(uploads / "mine.png")
+    (uploads / "link.png").symlink_to(outside)
+    os.mkfifo(uploads / "pipe.png")
+    beside = tmp_path / "uploads-of-others"
+    beside.mkdir()
+    Image.new("RGB", (9, 9)).save(beside / "x.png")
+    for path in (
+        outside, uploads / "../outside.png", uploads / "link.png", uploads / "pipe.png", uploads, beside / "x.png",
+        uploads / "gone.png", "", "/dev/zero", "a\0b", "https://example.com/a.png", "~/a.png",
+    ):  # fmt: skip
+        with pytest.raises(AppError, match="the image is not an upload: upload it again"):
+            answers.check_upload(path, uploads)
+    with pytest.raises(AppError, match="the image is not an upload"):
+        answers.read_upload(uploads / "pipe.png")
+
+
+def progressive(scans: int) -> bytes:
+    """Save a progressive JPEG and repeat its last scan."""
+    buffer = BytesIO()
+    Image.effect_noise((256, 256), 50).convert("RGB").save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(answers.START_OF_SCAN)
+    return content[:last] + content[last:-2] * scans + content[-2:]
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_at_once(tmp_path):
+    (tmp_path / "few.jpg").write_bytes(progressive(1))
+    assert answers.read_upload(tmp_path / "few.jpg").size == (256, 256)
+    (tmp_path / "many.jpg").write_bytes(progressive(1000))
+    with pytest.raises(AppError, match=r"the JPEG has 1,0\d\d scans, at most 200 are read: save it again"):
+        answers.read_upload(tmp_path / "many.jpg")
+
+
+def test_a_phone_photo_is_turned_upright(tmp_path):
+    image = random_image("RGB", 40, 30, np.random.default_rng(0))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "phone.png", exif=exif)
+    upright = answers.read_upload(tmp_path / "phone.png")
+    assert upright.size == (30, 40)
+    assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(image), -1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "templates", "problem"),
+    [
+        ("a", "{:>900000000}", "needs {} for the label, and no other braces"),
+        ("a", "{0.__class__} {}", "needs {} for the label, and no other braces"),
+        ("a", "none", "needs {} for the label"),
+        ("a", "{} {", "no other braces"),
+        (
+            "\n".join(map(str, range(1000))),
+            "\n".join(f"{i} {{}}" for i in range(100)),
+            "are 100,000 prompts, at most 4,000",
+        ),
+        ("a", "\n".join(f"{i} {{}}" for i in range(101)), "there are 101 templates, at most 100"),
+        ("x" * 100_001, "", "the labels have 100,001 characters, at most 100,000"),
+        ("a", "{}" * 50_001, "the templates have 100,002 characters"),
+    ],
+)
+def test_small_requests_have_bounded_costs(clip, upload, labels, templates, problem):
+    with pytest.raises(AppError, match=problem):
+        label_scores(clip.model, clip.processor, upload, labels, templates, 5)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "name", "a:b\nc"])
+def test_a_file_of_users_has_names_and_passwords(content, tmp_path):
+    (tmp_path / "users").write_text(content)
+    with pytest.raises(CommandError, match="write NAME:PASSWORD"):
+        read_users(tmp_path / "users")
+    (tmp_path / "users").write_text("ann:a:b\n\nbob:c\n")
+    assert read_users(tmp_path / "users") == [("ann", "a:b"), ("bob", "c")]

@@ -1,11 +1,12 @@
 """The app behind its own server: its answers are the library's, and what it refuses."""
 
 import json
+import os
 import runpy
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_search_finds_what_the_index_finds(client, index, photos):
 
     for upload, texts in ((None, "a cat"), (photos[0], "a cat\na dog"), (photos[1], "")):
         given = None if upload is None else handle_file(str(upload))
-        found = client.predict(given, texts, 3, api_name="/search")
+        found = client.predict(given, texts, 3, upload is not None, api_name="/search")
         images = [] if upload is None else [Image.open(upload)]
         expected = index.search(texts.splitlines(), image=images, k=3)
         assert [each["caption"] for each in found] == [f"{hit['score']:.3f} {hit['path']}" for hit in expected]
@@ -115,9 +116,9 @@ def test_what_is_no_image_is_refused_in_a_sentence(client, tmp_path, photos):
     (tmp_path / "large.png").write_bytes(b"")
     Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
     for path, arguments, problem in (
-        (tmp_path / "notes.txt", CLASSIFY, "the file is no image that can be read"),
+        (tmp_path / "notes.txt", CLASSIFY, "the file cannot be read as an image"),
         (tmp_path / "large.png", CLASSIFY, f"100,000,000 pixels, at most {MAX_PIXELS:,} are read"),
-        (photos[0], ["", "", 3], "there are no labels: write one a line"),
+        (photos[0], ["", "", 3], "there are no labels: write one per line"),
         (photos[0], ["a cat", "no place", 3], "needs {}"),
         (photos[0], ["long " * 99, "", 3], "tokens, the model reads 77"),
     ):
@@ -144,13 +145,41 @@ def test_no_file_of_the_machine_is_served(address, client, path):
     assert "confidences" not in json.dumps(str(caught.value))
 
 
+@pytest.mark.parametrize("name", ["classify", "where", "compare", "search"])
+def test_no_image_of_the_machine_is_read(address, photos, name):
+    """A request without `meta` passes Gradio's own check of paths, whatever path it has."""
+    fifo = photos[0].with_name("pipe.png")
+    os.mkfifo(fifo)
+    rest = {"classify": CLASSIFY, "compare": CLASSIFY, "where": ["a cat", "dense", True], "search": ["", 3, True]}[name]
+    for path in (photos[0], fifo):
+        for value in ({"path": str(path)}, {"path": str(path), "url": None, "orig_name": "x.png"}):
+            posted = Request(
+                f"{address}gradio_api/call/{name}",
+                json.dumps({"data": [value, *rest]}).encode(),
+                {"Content-Type": "application/json"},
+            )
+            event = json.load(urlopen(posted, timeout=30))["event_id"]
+            answer = urlopen(f"{address}gradio_api/call/{name}/{event}", timeout=30).read().decode()
+            assert answer.startswith("event: error"), answer
+            assert "confidences" not in answer
+            assert "data:image" not in answer
+
+
+def test_uploads_are_deleted(index, repositories):
+    from hf_clip.app.page import DELETE_AFTER, DELETE_EVERY, build_page
+
+    clip = load(repositories["tiny ViT"])
+    page = build_page((clip.model, clip.processor))
+    assert page.delete_cache == (DELETE_EVERY, DELETE_AFTER)
+
+
 def test_space(repositories, monkeypatch, photos):
     """Its files are there, and its page is the app's."""
     pytest.importorskip("gradio")
     monkeypatch.setenv("MODEL", str(repositories["tiny ViT"]))
     demo = runpy.run_path(str(SPACE / "app.py"))["demo"]
     names = {function.api_name for function in demo.fns.values()}
-    assert names == {"classify", "where"}
+    assert names - {"load_example"} == {"classify", "where"}
     metadata = SPACE.joinpath("README.md").read_text().split("---")[1]
     assert {"sdk: gradio", "app_file: app.py"} <= set(metadata.splitlines())
     assert "hf_clip[app]" in SPACE.joinpath("requirements.txt").read_text()
