@@ -11,11 +11,24 @@ from typing import Annotated, Any
 
 import typer
 
+from ..utils.files import check_output
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
 from .common import CommandError
-from .options import AsJson, BatchSize, ComputeDType, Device, ModelId, Optimize, Precision, Strict, Trust, Workers
+from .options import (
+    AsJson,
+    BatchSize,
+    ComputeDType,
+    Device,
+    Force,
+    ModelId,
+    Optimize,
+    Precision,
+    Strict,
+    Trust,
+    Workers,
+)
 
 MAX_DRAWN = 64
 
@@ -52,6 +65,7 @@ def classify(
         Path | None,
         typer.Option(metavar="FILE", help=f"Draw the first {MAX_DRAWN} images with their scores. Needs matplotlib."),
     ] = None,
+    force: Force = False,
     batch_size: BatchSize = 32,
     workers: Workers = None,
     dtype: ComputeDType = Precision.float32,
@@ -67,7 +81,7 @@ def classify(
 
     Example: hf-clip classify photos --labels "a cat,a dog" --model ViT-B/32
     """
-    check_plot(plot)
+    check_plot(plot, force)
     label_list = read_labels(labels)
     check_split_labels(images, label_list)
     if twice := [label for label, count in Counter(label_list).items() if count > 1]:
@@ -174,14 +188,13 @@ def read_lines(path: str) -> list[str]:
     return [line for line in map(str.strip, text.splitlines()) if line]
 
 
-def check_plot(output: Path | None) -> None:
-    """Raise unless matplotlib can write `output`, if there is one."""
+def check_plot(output: Path | None, force: bool) -> None:
+    """Raise unless matplotlib can write `output`, if there is one; an existing file is kept unless `force`."""
     if output is None:
         return
     require("matplotlib", "plot", "--plot")
     from ..plots.figures import supported_suffixes
 
-    if output.suffix not in supported_suffixes():
-        raise CommandError(f"{output} should end in {', '.join(sorted(supported_suffixes()))}")
+    check_output(output, force, supported_suffixes())
     if not output.absolute().parent.is_dir():
         raise CommandError(f"cannot write {output}: there is no folder {output.parent}")

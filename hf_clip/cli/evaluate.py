@@ -10,12 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ..utils.files import check_output
 from ..utils.packages import require
 from ..utils.text import listing, say
 from . import common
 from .classify import check_plot, read_labels, read_templates
 from .common import STOPPED, CommandError
-from .options import ADVANCED, AsJson, BatchSize, ComputeDType, Device, Optimize, Precision, Resume, Trust, Workers
+from .options import (
+    ADVANCED,
+    AsJson,
+    BatchSize,
+    ComputeDType,
+    Device,
+    Force,
+    Optimize,
+    Precision,
+    Resume,
+    Trust,
+    Workers,
+)
 
 if TYPE_CHECKING:
     from ..evaluation.results import Result
@@ -40,6 +53,7 @@ class Measured:
         typer.Option(metavar="DIR", help="Keep the embeddings of images here, so that a later run is fast."),
     ] = None
     resume: Resume = False
+    force: Force = False
     batch_size: BatchSize = 32
     device: Device = None
     workers: Workers = None
@@ -231,7 +245,9 @@ def benchmark(
         raise CommandError("--published goes with one --model: run the command for each")
     if options.resume and output is None:
         raise CommandError("--resume needs the --output that has results")
-    check_plot(options.plot)
+    check_plot(options.plot, options.force)
+    if output is not None:
+        check_output(output, options.force or options.resume)
     check_names(models, output)
     from ..evaluation import suite
 
@@ -295,8 +311,7 @@ def evaluate_all(
     results = []
     for name in options.model:
         loaded, processor = options.load(name)
-        several = output is not None and len(options.model) > 1
-        file = output.with_stem(f"{output.stem}-{Path(name).name}") if several else output
+        file = output and file_of(output, name, options.model)
         if file is not None and options.resume and file.exists():
             result = read_result(file)
             result.check_is_of(settings_of(loaded, processor, rows) | expected, name_of(loaded), file)
@@ -325,8 +340,7 @@ def show(results: Sequence["Result"], options: Measured) -> None:
         from ..plots.evaluations import draw_evaluation
 
         for result in results:
-            plot, name = options.plot, Path(result.model).name
-            file = plot if len(results) == 1 else plot.with_stem(f"{plot.stem}-{name}")
+            file = file_of(options.plot, result.model, [other.model for other in results])
             draw_evaluation(f"{result.dataset}: {result.model}", result.details, file)
             say(f"drawn: {file}", err=True)
 
@@ -346,10 +360,16 @@ def print_results(results: Sequence["Result"], as_json: bool) -> None:
 
 def check_files(options: Measured) -> None:
     """Raise CommandError, before any work, for files that cannot be written or would replace each other."""
-    if options.output is not None and options.output.suffix != ".json":
-        raise CommandError(f"{options.output} should end in .json")
-    check_plot(options.plot)
+    for name in options.model:
+        if options.output is not None:
+            check_output(file_of(options.output, name, options.model), options.force or options.resume, [".json"])
+        check_plot(options.plot and file_of(options.plot, name, options.model), options.force)
     check_names(options.model, options.output or options.plot)
+
+
+def file_of(path: Path, model: str, models: Sequence[str]) -> Path:
+    """Return the file for one model: `path`, with the model's name in it where there are several."""
+    return path if len(models) == 1 else path.with_stem(f"{path.stem}-{Path(model).name}")
 
 
 def check_names(models: Sequence[str], written: Path | None) -> None:

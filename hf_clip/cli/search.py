@@ -74,7 +74,7 @@ def search(
     if not (texts or image or minus):
         raise CommandError("the query is empty: write a text, or pass --image")
     check_source(path, "search", "index")
-    check_plot(plot)
+    check_plot(plot, force)
     check_html(html, force)
 
     from ..search.filters import parse_condition
@@ -144,11 +144,9 @@ def check_html(output: Path | None, force: bool) -> None:
     """Raise CommandError or FileExistsError for a web page that cannot or may not be written."""
     if output is None:
         return
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise CommandError(f"{output} has no suffix of a web page: choose a name that ends in .html")
+    check_output(output, force, [".htm", ".html"])
     if not output.absolute().parent.is_dir():
         raise CommandError(f"cannot write {output}: there is no folder {output.parent}")
-    check_output(output, force)
 
 
 def open_index(path: Path, model: str | None, device: str | None, trust: bool, text_only: bool) -> "ImageIndex":

@@ -80,11 +80,9 @@ def where(
 
     Example: hf-clip where photo.jpg "a cat" "the sofa" --model clip-vit-base-patch16 --plot where.png
     """
-    check_plot(plot)
+    check_plot(plot, force)
     if output is not None:
-        if output.suffix != ".npz":
-            raise CommandError(f"{output} should end in .npz")
-        check_output(output, force)
+        check_output(output, force, [".npz"])
     if (method == Method.attention) == bool(texts):
         raise CommandError(
             f"attention takes no texts, got {texts[0]!r}: choose another --method"

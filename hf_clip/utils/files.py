@@ -56,7 +56,7 @@ def check_output(path: Path, force: bool, suffixes: Collection[str] = ()) -> Non
         OSError: The output exists, or its folder cannot be written to.
     """
     if suffixes and path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path} has the wrong suffix: end it in {' or '.join(sorted(suffixes))}")
+        raise ValueError(f"{path} should end in {', '.join(sorted(suffixes))}")
     occupied = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if occupied and not force:
         raise FileExistsError(f"{path} exists: choose another output, or pass --force to replace it")

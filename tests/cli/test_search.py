@@ -119,7 +119,7 @@ def test_an_hnsw_index_tells_its_recall(index, tmp_path, capsys):
         (["search", "nowhere", "x"], "there is no index at nowhere"),
         (["search", "i", "x", "--where", "2020"], "'2020' is not a condition"),
         (["search", "i", "x", "--html", "no/s.html"], "cannot write no/s.html: there is no folder no"),
-        (["search", "i", "x", "--html", "labels.txt"], "labels.txt has no suffix of a web page"),
+        (["search", "i", "x", "--html", "labels.txt"], "labels.txt should end in .htm, .html"),
         (["search", "i", ""], "a text of the query is empty"),
         (["index", "out.npy", "-o", "photos"], "photos exists and is not an index: choose another output"),
         (["index", "out.npy", "-o", "new", "--queries", "none.txt"], "there is no file none.txt"),

@@ -192,7 +192,7 @@ def test_a_full_disk_is_named(tmp_path):
     ("name", "force", "error", "message"),
     [
         ("old.json", False, FileExistsError, r"old\.json exists: choose another output, or pass --force"),
-        ("new.txt", True, ValueError, r"new\.txt has the wrong suffix: end it in \.json or \.npz"),
+        ("new.txt", True, ValueError, r"new\.txt should end in \.json, \.npz"),
         ("folder.json", True, IsADirectoryError, r"folder\.json is a folder"),
         ("old.json/new.json", True, NotADirectoryError, r"old\.json is not a folder"),
     ],
