@@ -172,6 +172,24 @@ def test_readme_names_every_extra_for_users():
     assert extras <= set(re.findall(r"`(\w+)`", readme))
 
 
+def test_readme_names_the_lowest_versions():
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for package in ("torch", "transformers"):
+        lowest = re.search(rf'"{package}>=([\d.]+)"', pyproject)[1]
+        assert f"{package} {lowest}" in readme
+    assert f"Python {re.search(r'requires-python = .>=([0-9.]+)', pyproject)[1]}" in readme
+
+
+def test_actions_are_pinned_by_commit_and_see_no_stored_token():
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        text = workflow.read_text(encoding="utf-8")
+        used = re.findall(r"uses: (.+)", text)
+        assert used
+        assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", action) for action in used), workflow
+        assert "secrets." not in text
+
+
 def test_the_sites_navigation_names_every_page():
     text = (ROOT / "docs" / "zensical.toml").read_text(encoding="utf-8")
     assert set(re.findall(r'"([\w.]+\.md)"', text)) == {"index.md", *(page.name for page in PAGES[1:])}
