@@ -5,6 +5,7 @@ Processes of Ray and Daft are started and models loaded in each turn, as in a jo
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,12 +16,11 @@ from transformers import AutoModel, AutoProcessor
 
 from examples.train_shapes import CHECKPOINTS
 from hf_clip import embed_images, load_clip
+from hf_clip.data.sources import open_source
+from hf_clip.embedding.engine import EmbedOptions, Pending, embed_source, run_here
 from hf_clip.embedding.identity import SAME_PRECISION, store_settings
 from hf_clip.embedding.parts import PartStore, iter_parts
 from hf_clip.openai.convert import Layout, convert
-from hf_clip.scale import ImageEmbedder, ImagePreprocessor
-from hf_clip.scale.run import Steps, run
-from hf_clip.scale.sources import open_source
 from hf_clip.utils.places import place_at
 
 from .common import Row, rows_of, take_turns
@@ -28,16 +28,6 @@ from .common import Row, rows_of, take_turns
 COUNT, BATCH, SIDES = 500, 32, (480, 360)
 OURS, LOADER = "hf-clip embed DIR", "DataLoader, stock processor and model"
 Rows = dict[str, np.ndarray]
-
-
-class Silent:
-    """No progress bar."""
-
-    def update(self, count: int) -> None:
-        """Count nothing."""
-
-    def set_postfix(self, *args: object, **kwargs: object) -> None:
-        """Show nothing."""
 
 
 def measure(rounds: int, count: int = COUNT) -> list[Row]:
@@ -97,17 +87,15 @@ def peers(model: str, photos: Path, paths: list[str]) -> dict[str, Callable[[], 
 def hf_clip(model: str, photos: Path, ray: bool = False) -> Rows:
     """Do what the command does."""
     with tempfile.TemporaryDirectory() as output:
-        clip = load_clip(model)
+        clip, options = load_clip(model), EmbedOptions(model, BATCH)
         settings = {**store_settings(*clip, "float32", True), "row_dtype": "float32"}
         with PartStore(f"{output}/emb", settings, SAME_PRECISION) as store:
-            source = open_source(str(photos))
+            run = partial(run_here, options=options, load=lambda: clip, fill=True)
             if ray:
-                from hf_clip.scale.ray_engine import RayOptions, run_on_ray
+                from hf_clip.embedding.ray_engine import run_on_ray
 
-                run_on_ray(source, store, RayOptions(model, BATCH), lambda: None, Silent())
-            else:
-                steps = Steps(ImagePreprocessor(clip[1]), ImageEmbedder(clip, batch_size=BATCH))
-                run(source, store, lambda: steps, BATCH, Silent())
+                run = partial(run_on_ray, store=store, options=options, check=lambda: None)
+            embed_source(Pending(open_source(str(photos)), store), run, delay=3600)
         return {
             str(photos / path): row
             for columns, rows in iter_parts(place_at(f"{output}/emb"))

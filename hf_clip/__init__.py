@@ -15,7 +15,8 @@ if not os.environ.get("HF_CLIP_LAZY"):
 __version__ = "0.2.0"
 
 _MODULES = {
-    "data.images": ["UnreadableImageError"],
+    "data.images": ["ImageRef", "UnreadableImageError"],
+    "embedding.callables": ["ImageEmbedder", "ImagePreprocessor", "TextEmbedder"],
     "embedding.identity": ["OtherModelError"],
     "embedding.images": ["embed_images", "iter_image_embeds"],
     "embedding.texts": ["embed_texts"],

@@ -12,7 +12,7 @@ LEVELS = [
     {"__main__"},
     {"cli"},
     {"app"},
-    {"training", "export", "search", "scale", "localization"},
+    {"training", "export", "search", "localization"},
     {"evaluation"},
     {"zero_shot", "parity"},
     {"embedding", "metrics"},

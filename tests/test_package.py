@@ -172,7 +172,7 @@ def test_every_verb_runs_from_the_wheel(installed, archives, family, tmp_path):
     printed = {verb: run(verb, *arguments) for verb, arguments in verbs.items()}
     assert "FAILED" not in printed["verify"]
     assert "photo.png: a " in printed["classify"]
-    assert "1 embeddings of 64 dimensions" in printed["embed"]
+    assert "1 new embeddings of 64 dimensions" in printed["embed"]
     written = {path.name for path in tmp_path.iterdir()}
     assert {"clip", "back.pt", "scores.png", "features.safetensors"} <= written
     verbs_of_the_wheel = set(re.findall(r"^│ ([a-z-]+) ", run("--help"), re.MULTILINE))

@@ -72,10 +72,8 @@ class Skipped:
 
     def add(self, path: str, error: Exception) -> None:
         """Report one unreadable image."""
-        from tqdm import tqdm
-
         self.paths.append(path)
-        tqdm.write(printable(f"skipped: {first_line(error)}"), file=sys.stderr)
+        tell_skipped(first_line(error))
 
     def summarize(self, read: int) -> None:
         """Name the unreadable images; raise CommandError if none of all images was readable."""
@@ -90,3 +88,10 @@ class Skipped:
         if not read:
             raise CommandError(summary)
         say(summary, err=True)
+
+
+def tell_skipped(reason: str) -> None:
+    """Write why an image was skipped to standard error, above any progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(printable(f"skipped: {reason}"), file=sys.stderr)

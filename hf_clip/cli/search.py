@@ -112,13 +112,12 @@ def duplicates(
     check_source(path, "search", "index")
     check_html(html, force)
 
-    from ..model.image_processing_hf_clip import open_image
     from ..search.duplicates import find_duplicates, preferred_order, read_file_facts
     from ..search.storage import image_source, open_index_files
 
     settings, rows, columns, graph = open_index_files(path)
     names = columns["path"].to_pylist()
-    facts = read_file_facts([image_source(settings, name) for name in names], open_image)
+    facts = read_file_facts([image_source(settings, name) for name in names])
     order = preferred_order(facts)
     groups = find_duplicates(rows, threshold, graph, order)
     for group in groups:

@@ -1,13 +1,17 @@
-"""Images that are opened when they are needed, from files, addresses, tars and memory."""
+"""References to images: in files, at addresses, inside tars and tables, or in memory."""
 
 import io
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from ..utils.places import place_at
+from ..utils.text import as_line, first_line
 
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
@@ -16,69 +20,179 @@ IMAGE_SUFFIXES = (
 
 
 class UnreadableImageError(ValueError):
-    """Raised for a file that can't be opened or decoded, and for what is no image."""
+    """Raised for a file that cannot be opened or decoded as an image."""
 
 
-@dataclass(frozen=True, slots=True)
-class TarMember:
-    """A file inside a tar archive, found by its place: no archive stays open, so workers may read at once."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageRef:
+    """Refer to one image, wherever it lies; nothing is read before `open`.
 
-    archive: str
-    name: str
-    offset: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.archive}:{self.name}"
-
-    def read(self) -> bytes:
-        """Read the file's content."""
-        with open(self.archive, "rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-
-def decode_image(source: Any, name: str) -> Any:
-    """Open and decode one image in its own mode; arrays and tensors are returned as they are.
+    References are small and travel to other processes: pickled, or as plain values in an Arrow column (`as_row`). A
+    member of a tar is found by its offset, so no archive stays open and any number of workers may read at once.
 
     Args:
-        source: A path, an address, a TarMember, bytes, a mapping with `bytes` or `path` as `datasets` stores images, a
-            PIL image, an array, or a tensor.
-        name: The name of the image in an error.
+        source: The path or address of the file that holds the image; or the image itself, as bytes, a PIL image, an
+            array, or a tensor.
+        name: The image's name for people, such as a path below a folder, or `ARCHIVE:MEMBER`.
+        key: The image's identity: one line of Unicode that no other image of a data set shares.
+        stamp: The known `version`, where listing the data set told it.
+        span: The offset and the size in bytes of a member of the tar `source`.
+        cell: The column, row group and row of a cell of the parquet file `source`.
 
-    Raises:
-        UnreadableImageError: The image can't be opened or decoded.
+    Example:
+        >>> ImageRef.of("photo.jpg").open().size
+        (640, 480)
     """
-    import torch  # who only lists images need not wait for it
 
-    if isinstance(source, np.ndarray | torch.Tensor):
-        return source
+    source: Any
+    name: str
+    key: str
+    stamp: str | None = None
+    span: tuple[int, int] | None = None
+    cell: tuple[str, int, int] | None = None
+
+    @classmethod
+    def of(cls, value: Any, name: str | None = None) -> "ImageRef":
+        """Refer to an image in any of the forms in which callers have it.
+
+        Args:
+            value: A path, an address, bytes, a PIL image, an array, a tensor, a mapping with `bytes` or `path` as
+                `datasets` stores images, a row that `as_row` made, or a reference, which is returned as it is.
+            name: The name in errors; the path or address unless given.
+        """
+        if isinstance(value, ImageRef):
+            return value
+        if isinstance(value, Mapping):
+            if "source" in value:
+                return cls.from_row(value)
+            value = value.get("path") if value.get("bytes") is None else value["bytes"]
+        if isinstance(value, str | os.PathLike):
+            path = os.fspath(value)
+            return cls(path, name or path, as_line(path))
+        # the object's address in memory: equal for an image that comes twice, and the reference keeps it alive
+        return cls(value, name or "an image in memory", f"{type(value).__name__} at {id(value):#x}")
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "ImageRef":
+        """Rebuild a reference from what `as_row` made of it."""
+        span = None if row["offset"] is None else (row["offset"], row["size"])
+        cell = None if row["column"] is None else (row["column"], row["group"], row["row"])
+        return cls(os.fsdecode(row["source"]), row["name"], row["key"], row["stamp"], span, cell)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the reference to a file as bytes, texts and integers: the fields of an Arrow struct.
+
+        The path is bytes, since the name of a file need not be valid Unicode.
+        """
+        offset, size = self.span or (None, None)
+        column, group, row = self.cell or (None, None, None)
+        return {
+            "source": os.fsencode(self.source),
+            "name": as_line(self.name),
+            "key": self.key,
+            "stamp": self.stamp,
+            "offset": offset,
+            "size": size,
+            "column": column,
+            "group": group,
+            "row": row,
+        }
+
+    @property
+    def in_memory(self) -> bool:
+        """True of an image that lies in no file."""
+        return not isinstance(self.source, str)
+
+    @property
+    def version(self) -> str | None:
+        """Text that changes with the image or its file; None in memory and at addresses whose listing told none."""
+        if self.stamp is not None or self.in_memory or "://" in self.source:
+            return self.stamp
+        return file_version(self.source)
+
+    def fetched(self) -> "ImageRef":
+        """Download an image that lies at an address; any other reference is returned as it is.
+
+        Downloading takes time and no core: callers do it while the cores are at work.
+        """
+        from ..model.image_processing_hf_clip import is_address, open_image
+
+        if self.in_memory or not is_address(self.source):
+            return self
+        return replace(self, source=open_image(self.source))
+
+    def open(self) -> Any:
+        """Decode the image in its own mode, with the EXIF orientation not applied; arrays and tensors stay as they are.
+
+        Raises:
+            UnreadableImageError: The image cannot be opened or decoded; the error names it.
+        """
+        try:
+            image = self.peek()
+            if isinstance(image, Image.Image):
+                image.load()
+        except Exception as error:  # the plugins of Pillow and of file systems raise what they like
+            cause = error.__cause__ or error  # open_image names the file again
+            reason = "it is no image" if isinstance(cause, UnidentifiedImageError) else first_line(cause)
+            raise UnreadableImageError(f"cannot read {self.name[:200]}: {reason}") from error
+        return image
+
+    def peek(self) -> Any:
+        """Open the image without decoding it, which tells its size; raise what Pillow and file systems raise."""
+        from ..model.image_processing_hf_clip import open_image
+
+        content = self._content()
+        if content is None or (isinstance(content, str) and not content):
+            raise ValueError("there is no image")
+        if isinstance(content, bytes):
+            return Image.open(io.BytesIO(content))
+        if isinstance(content, str):
+            return open_image(content)
+        if not (isinstance(content, Image.Image) or hasattr(content, "ndim")):
+            kinds = "a path, an address, bytes, a PIL image, an array or a tensor"
+            raise TypeError(f"an image is {kinds}, not {type(content).__name__}")
+        return content
+
+    def _content(self) -> Any:
+        """Return a path or an address for `open_image`, or the content of any other source."""
+        from ..model.image_processing_hf_clip import is_address
+
+        content = self.source
+        if self.span is not None:
+            content = read_span(self.source, *self.span)
+        if self.cell is not None:
+            column, group, row = self.cell
+            value = _column(self.source, group, column)[row].as_py()
+            content = ImageRef.of(value).source if isinstance(value, dict) else value
+        if isinstance(content, str) and "://" in content and not is_address(content):
+            place = place_at(content)
+            content = place.fs.cat_file(place.path)
+        return content
+
+
+def read_span(path: str, offset: int, size: int) -> bytes:
+    """Read `size` bytes of a file from `offset` on: a member of a tar."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+@lru_cache(maxsize=4)  # the images of a row group follow each other
+def _column(path: str, group: int, column: str) -> Any:
+    import pyarrow.parquet as pq
+
+    place = place_at(path)
+    with place.fs.open(place.path, "rb") as opened:
+        return pq.ParquetFile(opened).read_row_group(group, [column])[column]
+
+
+def file_version(path: str) -> str:
+    """Return the size and the time of a file, of what a link leads to; `missing` where there is none."""
     try:
-        image = _opened(source)
-        image.load()
-    except Exception as error:  # the plugins of Pillow raise what they like
-        cause = error.__cause__ or error  # open_image names the file again
-        reason = "it is no image" if isinstance(cause, UnidentifiedImageError) else str(cause) or type(cause).__name__
-        raise UnreadableImageError(f"can't read {name}: {reason}") from error
-    return image
-
-
-def _opened(source: Any) -> Image.Image:
-    from ..model.image_processing_hf_clip import open_image
-
-    if isinstance(source, dict):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
-    if isinstance(source, TarMember):
-        source = source.read()
-    if isinstance(source, bytes):
-        return Image.open(io.BytesIO(source))
-    if isinstance(source, str | os.PathLike):
-        return open_image(source)
-    if isinstance(source, Image.Image):
-        return source
-    raise TypeError(
-        f"an image is a path, an address, bytes, a PIL image, an array or a tensor, not {type(source).__name__}"
-    )
+        stat = os.stat(path)
+    except OSError:  # such as a dangling link: whoever opens it will say so
+        return "missing"
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def image_paths(folder: str | os.PathLike[str]) -> list[str]:
@@ -99,19 +213,19 @@ def is_image_file(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def located(source: Any, folder: Path) -> Any:
-    """Resolve a relative path of a table against the table's folder."""
-    from ..model.image_processing_hf_clip import is_address
-
-    return source if not isinstance(source, str) or is_address(source) else os.path.join(folder, source)
+def located(value: Any, folder: Path) -> Any:
+    """Resolve the relative path of an image in a table against the table's folder."""
+    is_relative = isinstance(value, str) and "://" not in value and not value.startswith("data:")
+    return os.path.join(folder, value) if is_relative else value
 
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "TarMember",
+    "ImageRef",
     "UnreadableImageError",
-    "decode_image",
+    "file_version",
     "image_paths",
     "is_image_file",
     "located",
+    "read_span",
 ]

@@ -33,7 +33,7 @@ def read_rows(data: str | os.PathLike | Iterable[Mapping[str, Any]], **columns: 
         The rows, with `labels` where there are classes.
 
     Raises:
-        DataError: The data set is empty, or can't be read; the sentence says where.
+        DataError: The data set is empty, or cannot be read; the sentence says where.
     """
     if not isinstance(data, str | os.PathLike):
         mappings, labels = read_in_memory(data)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from .errors import DataError
-from .images import TarMember, decode_image, located
+from .images import ImageRef, located
 from .labels import clean_label, label_places
 
 IMAGE_COLUMNS = (
@@ -31,25 +31,28 @@ class Row:
     """One image with its captions or its label.
 
     Args:
-        image: What `decode_image` opens; nothing is read before `open`.
-        name: How errors and progress name the image.
+        image: Where the image lies; nothing is read before `open`.
         texts: The captions; empty where only a label is known.
         label: The place of the class in `Rows.labels`.
     """
 
-    image: Any
-    name: str
+    image: ImageRef
     texts: tuple[str, ...] = ()
     label: int | None = None
 
+    @property
+    def name(self) -> str:
+        """The image's name in errors and progress."""
+        return self.image.name
+
     def open(self) -> Any:
         """Decode the image; raise UnreadableImageError, which names it."""
-        return decode_image(self.image, self.name)
+        return self.image.open()
 
 
 @dataclass(frozen=True)
 class Rows(Sequence[Row]):
-    """A data set in memory but for its images.
+    """A data set whose rows are in memory and whose images are not.
 
     Args:
         rows: The rows.
@@ -81,10 +84,10 @@ class Rows(Sequence[Row]):
         texts: dict[Any, list[str]] = {}
         first: dict[Any, Row] = {}
         for number, row in enumerate(self.rows):
-            key = row.image if isinstance(row.image, str) else number
+            key = number if row.image.in_memory else row.image.key
             first.setdefault(key, row)
             texts.setdefault(key, []).extend(row.texts)
-        rows = [Row(row.image, row.name, tuple(texts[key]), row.label) for key, row in first.items()]
+        rows = [Row(row.image, tuple(texts[key]), row.label) for key, row in first.items()]
         return Rows(rows, self.labels, self.templates, self.name)
 
 
@@ -142,7 +145,7 @@ def make_rows(
         if not texts and value is None:
             raise DataError(f"{where} has neither caption nor label: give one, or remove the row")
         source = mapping[image] if folder is None else located(mapping[image], folder)
-        rows.append(Row(source, _name(source, where), texts, _place(value, places, len(labels), where)))
+        rows.append(Row(_reference(source, where), texts, _place(value, places, len(labels), where)))
     return Rows(rows, labels, list(templates), name)
 
 
@@ -172,8 +175,9 @@ def _place(value: str | int | None, places: Mapping[Any, int], classes: int, whe
     return places[value]
 
 
-def _name(image: Any, where: str) -> str:
-    return str(image)[:500] if isinstance(image, str | Path | TarMember) else where
+def _reference(source: Any, where: str) -> ImageRef:
+    """Refer to a row's image; one in memory is named by its row."""
+    return ImageRef.of(source, None if isinstance(source, str | Path) else where)
 
 
 __all__ = ["DataError", "Row", "Rows", "make_rows"]

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from .images import IMAGE_SUFFIXES, TarMember
+from ..utils.text import as_line
+from .images import IMAGE_SUFFIXES, ImageRef, located, read_span
 from .rows import TEXT_COLUMNS, DataError
 
 
@@ -25,19 +28,25 @@ def read_tars(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
         yield from _samples(path)
 
 
-def read_member(address: str) -> bytes:
-    """Read the file at ARCHIVE.tar:NAME.
+def find_image(name: str, folder: str | os.PathLike[str] = "") -> ImageRef:
+    """Find an image again by the `name` that its reference had; opening it fails where it is gone.
 
-    Raises:
-        DataError: The archive or the file in it is gone.
+    Args:
+        name: A path, an address, or ARCHIVE:MEMBER.
+        folder: The folder that a relative path counts from.
     """
-    archive, _, name = address.partition(".tar:")
-    try:
-        with tarfile.open(f"{archive}.tar", "r:") as opened:
-            member = opened.extractfile(name)
-            return member.read() if member is not None else b""
-    except (OSError, KeyError, tarfile.TarError) as error:
-        raise DataError(f"there is no {address}: {error}") from error
+    path = located(name, Path(folder))
+    for colon in re.finditer(":", path):
+        archive, member = path[: colon.start()], path[colon.end() :]
+        if not os.path.exists(path) and os.path.isfile(archive):
+            with suppress(KeyError, tarfile.TarError), tarfile.open(archive, "r:") as opened:
+                return _reference(archive, opened.getmember(member))
+    return ImageRef.of(path, name)
+
+
+def _reference(archive: str | os.PathLike[str], info: tarfile.TarInfo) -> ImageRef:
+    name = f"{archive}:{info.name}"
+    return ImageRef(os.fspath(archive), name, as_line(name), span=(info.offset_data, info.size))
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
@@ -59,34 +68,39 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
         yield _columns(sample, path)
 
 
-def _members(path: Path) -> Iterator[TarMember]:
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     size, end = os.path.getsize(path), 0
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if member.isfile():
-                    yield TarMember(str(path), member.name, member.offset_data, member.size)
+                    yield member
     except tarfile.TarError as error:
         raise DataError(f"{path} is no uncompressed tar: {error}") from error
-    if end + tarfile.BLOCKSIZE > size:  # what tarfile itself passes over: a block of zeros ends an archive
+    if end + tarfile.BLOCKSIZE > size:  # tarfile itself accepts it: a block of zeros ends an archive
         raise DataError(f"{path} is cut short: copy it again")
 
 
-def _columns(sample: dict[str, TarMember], path: Path) -> dict[str, Any]:
-    columns: dict[str, Any] = {"image": sample["image"], "text": None, "label": None}
+def _columns(sample: dict[str, tarfile.TarInfo], path: Path) -> dict[str, Any]:
+    columns: dict[str, Any] = {"image": _reference(path, sample["image"]), "text": None, "label": None}
+    texts = {kind: _content(path, sample[kind]) for kind in ("json", "txt", "cls") if kind in sample}
     try:
-        if "json" in sample:
-            known = json.loads(sample["json"].read())
+        if "json" in texts:
+            known = json.loads(texts["json"])
             columns["text"] = next((known[name] for name in TEXT_COLUMNS if known.get(name)), None)
             columns["label"] = known.get("label")
-        if "txt" in sample:
-            columns["text"] = sample["txt"].read().decode().splitlines()
-        if "cls" in sample:
-            columns["label"] = sample["cls"].read().decode().strip()
+        if "txt" in texts:
+            columns["text"] = texts["txt"].decode().splitlines()
+        if "cls" in texts:
+            columns["label"] = texts["cls"].decode().strip()
     except (ValueError, AttributeError) as error:
-        raise DataError(f"{sample['image']} comes with a text that can't be read: {error}") from error
+        raise DataError(f"{columns['image'].name} comes with a text that cannot be read: {error}") from error
     return columns
 
 
-__all__ = ["read_member", "read_tars"]
+def _content(path: Path, info: tarfile.TarInfo) -> bytes:
+    return read_span(os.fspath(path), info.offset_data, info.size)
+
+
+__all__ = ["find_image", "read_tars"]

@@ -46,7 +46,7 @@ def find_wds(
         )
     except (OSError, ValueError) as error:  # the Hub's errors are OSErrors
         first = str(error).strip().splitlines()[0]
-        raise DataError(f"can't download {repository} ({first}): keep {wds_name(dataset)} below a root") from error
+        raise DataError(f"cannot download {repository} ({first}): keep {wds_name(dataset)} below a root") from error
     return Path(folder)
 
 

@@ -25,7 +25,7 @@ def features(
             if embeds is None:
                 raise TypeError(f"{type(model).__name__} gives no {modality} embeddings.")
         embeds = unit_length(embeds.float()) if normalize else embeds.float()
-    return embeds.clone()  # an ordinary tensor: one of inference mode can't be trained on
+    return embeds.clone()  # an ordinary tensor: one of inference mode cannot be trained on
 
 
 def collect(batches: Iterable[torch.Tensor], unit: str, total: int | None) -> torch.Tensor:

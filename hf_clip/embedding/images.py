@@ -14,23 +14,23 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..data.images import UnreadableImageError
-from ..model.image_processing_hf_clip import is_address, open_image
+from ..data.images import ImageRef, UnreadableImageError
+from ..utils.text import first_line
 from .features import collect, features
 
 OnError = Callable[[Any, Exception], None]
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass
 class ImageBatch:
-    """Carry images to the model: first as items, then as jobs that end in their pixels, at last as pixels.
+    """Images on their way to the model: first as items, then as jobs that end in pixels, at last as pixels.
 
     Args:
         start: Number of the first image.
-        items: What the caller gave, one for each image; a ready batch has its rows.
+        items: The caller's objects, one for each image; a ready batch has its rows.
         pixel_values: (B, 3, H, W) at the end, and from the start in a ready batch.
-        jobs: One for each item: its download, then its pixels (1, 3, H, W).
+        jobs: One for each item: its download (an ImageRef), then its pixels (1, 3, H, W).
     """
 
     start: int
@@ -66,8 +66,9 @@ def embed_images(
     Args:
         model: A CLIP, of this package or transformers' own, or its vision tower with projection; in evaluation mode.
         processor: Its processor, or an image processor.
-        images: One or an iterable of: paths, URLs, PIL images, arrays and tensors as the processor takes them, or ready
-            batches, which are floating-point (B, 3, H, W) or mappings with `pixel_values`, such as a DataLoader gives.
+        images: One or an iterable of: paths, URLs, `ImageRef`s, PIL images, arrays and tensors as the processor takes
+            them, or ready batches, which are floating-point (B, 3, H, W) or mappings with `pixel_values`, such as a
+            DataLoader gives.
         batch_size: Images per pass through the model.
         workers: Threads that read images; as many as PyTorch's own unless given.
         normalize: Scale embeddings to length 1.
@@ -76,7 +77,7 @@ def embed_images(
         Embeddings (N, projection_dim), float32 on the CPU.
 
     Raises:
-        UnreadableImageError: An image can't be read; the error names it.
+        UnreadableImageError: An image cannot be read; the error names it.
         ValueError: There are no images, or they have another size than the model's.
 
     Example:
@@ -115,7 +116,7 @@ def iter_image_embeds(
         The items of a batch (the rows of a ready one) and their embeddings (B, projection_dim).
 
     Raises:
-        UnreadableImageError: An image can't be read, and there is no `on_error`.
+        UnreadableImageError: An image cannot be read, and there is no `on_error`.
         ValueError: The images have another size than the model's.
 
     Example:
@@ -134,8 +135,13 @@ def image_features(
     workers: int | None,
     normalize: bool = True,
     on_error: OnError | None = None,
+    fill: bool = False,
 ) -> Iterator[tuple[list[Any], torch.Tensor]]:
-    """Give the items of each batch and their embeddings on the model's device; see `iter_image_embeds`."""
+    """Yield the items of each batch and their embeddings on the model's device; see `iter_image_embeds`.
+
+    With `fill`, each pass through the model has `batch_size` images, black ones at the end: matrix products of another
+    shape may round differently, so that embeddings would depend on how images were divided into batches.
+    """
     image_size = getattr(model.config, "vision_config", model.config).image_size
     pool = ThreadPoolExecutor(workers or torch.get_num_threads(), thread_name_prefix="hf_clip")
     decode = partial(_decode, pool, getattr(processor, "image_processor", processor), Lock())
@@ -146,13 +152,14 @@ def image_features(
         for batch in decoded:
             _finish(batch, image_size, on_error)
             if batch.items:
-                yield batch.items, features(model, "image", {"pixel_values": batch.pixel_values}, normalize)
+                pixels = _filled(batch.pixel_values, processor, batch_size) if fill else batch.pixel_values
+                yield batch.items, features(model, "image", {"pixel_values": pixels}, normalize)[: len(batch.items)]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _ahead(values: Iterable[T], count: int) -> Iterator[T]:
-    """Give `values`, and take `count` more of them than were asked for."""
+def _ahead(values: Iterable[_T], count: int) -> Iterator[_T]:
+    """Iterate over `values`, reading `count` items ahead."""
     taken = deque()
     for value in values:
         taken.append(value)
@@ -162,7 +169,7 @@ def _ahead(values: Iterable[T], count: int) -> Iterator[T]:
 
 
 def _batches(images: Any, batch_size: int) -> Iterator[ImageBatch]:
-    """Give ready batches as they are; of what else comes, `batch_size` at a time."""
+    """Yield ready batches as they are, and other images `batch_size` at a time."""
     batch = ImageBatch(0)
     for image in _one_by_one(images):
         ready = _ready_pixels(image)
@@ -180,7 +187,7 @@ def _batches(images: Any, batch_size: int) -> Iterator[ImageBatch]:
 
 
 def _one_by_one(images: Any) -> Iterator[Any]:
-    """Give one image or ready batch at a time, from any nesting of iterables."""
+    """Yield one image or ready batch at a time, from any nesting of iterables."""
     is_batch = isinstance(images, list | tuple) and len(images) > 1 and getattr(images[0], "ndim", 0) == 4
     if is_batch and any(getattr(other, "ndim", 4) < 2 for other in images[1:]):
         raise TypeError(
@@ -188,7 +195,7 @@ def _one_by_one(images: Any) -> Iterator[Any]:
             "(pixels for pixels, _ in loader)"
         )
     if (
-        isinstance(images, str | os.PathLike | Image.Image)
+        isinstance(images, str | os.PathLike | ImageRef | Image.Image)
         or getattr(images, "ndim", 4) < 4
         or _ready_pixels(images) is not None
     ):
@@ -212,43 +219,43 @@ def _ready_pixels(batch: Any) -> torch.Tensor | None:
 
 
 def _fetch(pool: Executor, batch: ImageBatch) -> ImageBatch:
-    """Submit what takes time but no core: downloads."""
+    """Submit work that takes time but no core: downloads."""
     if not batch.is_ready:
-        batch.jobs = [pool.submit(_downloaded, item) for item in batch.items]
+        images = (_reference(index, item) for index, item in enumerate(batch.items, batch.start))
+        batch.jobs = [pool.submit(image.fetched) for image in images]
     return batch
 
 
-def _downloaded(item: Any) -> Any:
-    return open_image(item) if isinstance(item, str) and is_address(item) else item
+def _reference(index: int, item: Any) -> ImageRef:
+    return ImageRef.of(item, None if isinstance(item, str | os.PathLike) else f"images[{index}]")
 
 
 def _decode(pool: Executor, image_processor: Any, lock: Lock, batch: ImageBatch) -> ImageBatch:
-    """Submit what takes a core: decoding and cropping."""
+    """Submit work that takes a core: decoding and cropping."""
     if not batch.is_ready:
         fetched = enumerate(zip(batch.items, batch.jobs, strict=True), batch.start)
         batch.jobs = [
-            pool.submit(_pixel_values, image_processor, lock, index, item, job) for index, (item, job) in fetched
+            pool.submit(_pixel_values, image_processor, lock, _reference(index, item), job)
+            for index, (item, job) in fetched
         ]
     return batch
 
 
-def _pixel_values(image_processor: Any, lock: Lock, index: int, item: Any, fetched: Future) -> torch.Tensor:
-    is_path = isinstance(item, str | os.PathLike)
+def _pixel_values(image_processor: Any, lock: Lock, image: ImageRef, fetched: Future) -> torch.Tensor:
     try:
-        source = fetched.result()
-        with Image.open(source) if isinstance(source, str | os.PathLike) else nullcontext(source) as image:
-            if not is_path and isinstance(image, Image.Image):
-                with lock:  # the same object may come twice, and two threads must not decode one file
-                    image.load()
-            return image_processor(images=[image], return_tensors="pt")["pixel_values"]
-    except Exception as error:  # the plugins of Pillow raise what they like
-        name = str(item)[:200] if is_path else f"images[{index}]"
-        reason = getattr(error, "unnamed", None) or str(error) or type(error).__name__
-        raise UnreadableImageError(f"can't read {name}: {reason}") from error
+        # the same PIL image may come twice, and two threads must not decode one file
+        with lock if isinstance(image.source, Image.Image) else nullcontext():
+            opened = fetched.result().open()
+        return image_processor(images=[opened], return_tensors="pt")["pixel_values"]
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # a download that failed, or an image that the processor refuses
+        reason = getattr(error, "unnamed", None) or first_line(error.__cause__ or error)
+        raise UnreadableImageError(f"cannot read {image.name[:200]}: {reason}") from error
 
 
 def _finish(batch: ImageBatch, image_size: int, on_error: OnError | None) -> None:
-    """Wait for the pixels of a batch; leave out the items that can't be read, and give them to `on_error`."""
+    """Wait for the pixels of a batch; pass the items that cannot be read to `on_error`, and leave them out."""
     if batch.pixel_values is not None:
         _check_size(batch.pixel_values, image_size)
         return
@@ -264,6 +271,16 @@ def _finish(batch: ImageBatch, image_size: int, on_error: OnError | None) -> Non
             batch.items.append(item)
     if rows:
         batch.pixel_values = torch.cat(rows)
+
+
+def _filled(pixel_values: torch.Tensor, processor: Any, batch_size: int) -> torch.Tensor:
+    """Append black images to a batch (B, 3, H, W) that has fewer than `batch_size`."""
+    missing = batch_size - len(pixel_values)
+    if missing <= 0:
+        return pixel_values
+    black = Image.new("RGB", pixel_values.shape[-2:][::-1])
+    pixels = getattr(processor, "image_processor", processor)(images=[black], return_tensors="pt")["pixel_values"]
+    return torch.cat([pixel_values, pixels.to(pixel_values).expand(missing, -1, -1, -1)])
 
 
 def _check_size(pixel_values: torch.Tensor, image_size: int) -> torch.Tensor:

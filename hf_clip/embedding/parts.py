@@ -3,11 +3,13 @@
 A part is written whole or not at all, and holds per image `key`, `path`, the columns that the source has, `embedding`,
 `error` (why there is no embedding) and `version` (which changes with the image). `_hf_clip.json` identifies the model.
 An embedding that is missing is NaN: pyarrow before 26 cannot read a null among fixed-size lists in parquet.
-A run does what finished parts do not hold yet; its last step drops the rows of images that have changed or are gone.
+A run embeds the images that finished parts do not hold; its last step drops rows of images that changed or are gone.
 """
 
+import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,13 +20,16 @@ from filelock import FileLock, Timeout
 
 from ..utils.packages import require
 from ..utils.places import Place, place_at, reaching, writing
-from .store import StoreError, check_settings
+from ..utils.text import as_line
+from .arrow import as_matrix, part_table
+from .stores import StoreError, check_settings
 
 SETTINGS = "_hf_clip.json"
 PART = re.compile(r"part-(\d+)-.*\.parquet")
-OWN = ("key", "path", "embedding", "text_embedding", "error", "version")
-# rows of a part, and of what is read at once
-PART_ROWS, CHUNK_ROWS = 10_000, 8192
+# rows of a part, and those that are read at a time
+PART_ROWS, PART_CHUNK = 10_000, 8192
+# a part is written at the latest after so many seconds: as much is lost when a process is killed
+PART_SECONDS = 60.0
 
 
 class Shard(NamedTuple):
@@ -50,34 +55,28 @@ WHOLE = Shard(1, 1)
 
 
 def _number(key: str) -> int:
-    from hashlib import blake2b
-
-    return int.from_bytes(blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
-
-
-def fixed_size(rows: np.ndarray) -> Any:
-    """Turn rows (N, dim) into an Arrow array of fixed-size lists."""
-    import pyarrow as pa
-
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    return int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 class PartStore:
-    """Open the directory `output` to resume it and to write parts, in a `with`.
+    """Open a directory to resume it and to write parts, in a `with`; see `stores.EmbeddingStore`.
 
-    `settings` are those of a FeatureStore, and `row_dtype`. Two runs may write at once if they are different shards of
-    the same number.
+    Two runs may write at once if they are different shards of the same number.
 
     Args:
         output: A path or an address such as s3://bucket/folder.
-        settings: What all rows have in common.
+        settings: What all rows have in common: those of a `FileStore`, and `row_dtype`.
         tolerance: The largest distance between two probes of one model.
-        restart: Delete what is there.
+        restart: Delete the parts of earlier runs.
         shard: The part of all images that this run embeds.
+        part_rows: The rows of a part.
+        columns: The Arrow types of the source's columns.
 
     Raises:
         StoreError: The directory holds something else, embeddings of another model, or is being written.
     """
+
+    keeps_order = False
 
     def __init__(
         self,
@@ -86,12 +85,17 @@ class PartStore:
         tolerance: float,
         restart: bool = False,
         shard: Shard = WHOLE,
+        part_rows: int = PART_ROWS,
+        columns: Mapping[str, Any] | None = None,
     ):
         require("pyarrow", "parquet", f"a directory of parts such as {output}")
         self.place, self.settings, self.shard = place_at(output), dict(settings), shard
+        self.part_rows, self.columns = part_rows, dict(columns or {})
         self._tolerance, self._restart = tolerance, restart
         self._open = ExitStack()
         self._written = 0
+        self._waiting: list[Any] = []
+        self._began = time.monotonic()
 
     def __enter__(self) -> "PartStore":
         with ExitStack() as stack, reaching(self.place):
@@ -104,6 +108,25 @@ class PartStore:
 
     def __exit__(self, *error: object) -> None:
         self._open.__exit__(*error)  # type: ignore[arg-type]
+
+    @property
+    def name(self) -> str:
+        """The path or address of the directory."""
+        return str(self.place)
+
+    @property
+    def unfinished(self) -> str:
+        """The directory itself: a stopped run leaves finished parts."""
+        return str(self.place)
+
+    @property
+    def holds_all(self) -> bool:
+        """True where the directory is not divided into shards."""
+        return self.shard.holds_all
+
+    def takes(self, key: str) -> bool:
+        """Return True if the image `key` belongs to this shard."""
+        return self.shard.holds(key)
 
     def done(self, retry_errors: bool = False) -> dict[str, str]:
         """Return the version of each image of this shard in finished parts; failed ones too, unless to be retried."""
@@ -123,9 +146,33 @@ class PartStore:
         self._written += 1
         return f"part-{self.run:05d}-{self.shard}-{f'{self._written:06d}' if label is None else label}.parquet"
 
+    def append(self, batch: Mapping[str, Any]) -> None:
+        """Add a batch to the part that is being filled; failed images are rows with an error."""
+        if not self._waiting:
+            self._began = time.monotonic()
+        batch = {**batch, "path": list(map(as_line, batch["path"]))}
+        self._waiting.append(part_table(batch, self.columns, self.settings["row_dtype"]))
+        is_full = sum(map(len, self._waiting)) >= self.part_rows
+        if is_full or time.monotonic() - self._began > PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the part that is being filled."""
+        import pyarrow as pa
+
+        if self._waiting:
+            self.write(pa.concat_tables(self._waiting).combine_chunks())
+            self._waiting.clear()
+
     def write(self, table: Any) -> None:
         """Write a part; it is there as a whole or not at all."""
         write_part(self.place / self.part_name(), table)
+
+    def finish(self, order: list[str], gone: Mapping[str, str], changed: Mapping[str, str]) -> int:
+        """Drop the rows of images that are gone or have changed; see `stores.EmbeddingStore`."""
+        if not (gone or changed or self._written):
+            return 0
+        return self.prune(lambda key, version: version not in (gone.get(key), changed.get(key)))
 
     def prune(self, keep: Callable[[str, str], bool]) -> int:
         """Drop the rows of this shard whose key and version `keep` refuses, and all but the newest of a key.
@@ -227,7 +274,7 @@ def read_columns(part: Place, names: Sequence[str]) -> Any:
         return pq.read_table(file, columns=list(names))
 
 
-def iter_parts(place: Place, rows: int = CHUNK_ROWS, embedding: str = "embedding") -> Iterator[tuple[Any, np.ndarray]]:
+def iter_parts(place: Place, rows: int = PART_CHUNK, embedding: str = "embedding") -> Iterator[tuple[Any, np.ndarray]]:
     """Yield tables of up to `rows` images that have an embedding, and the embeddings (B, dim), a key once."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -243,12 +290,6 @@ def iter_parts(place: Place, rows: int = CHUNK_ROWS, embedding: str = "embedding
                 good = fresh & ~np.isnan(rows_read).any(1)
                 if good.any():
                     yield table.filter(pa.array(good)), rows_read[good]
-
-
-def as_matrix(column: Any) -> np.ndarray:
-    """Turn a column of fixed-size lists without nulls into rows (N, dim)."""
-    column = column.combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def count_rows(place: Place) -> int:
@@ -290,14 +331,11 @@ def _match(part: Place) -> re.Match:
 
 
 __all__ = [
-    "OWN",
     "PART_ROWS",
     "WHOLE",
     "PartStore",
     "Shard",
-    "as_matrix",
     "count_rows",
-    "fixed_size",
     "iter_parts",
     "part_places",
     "read_columns",

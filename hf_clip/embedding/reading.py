@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 
 from ..utils.packages import require
-from ..utils.places import place_at
+from ..utils.places import place_at, reaching
+from ..utils.text import as_line
+from .files import FORMATS, index_path, known_file_settings, read_index
 from .parts import SETTINGS, count_rows, iter_parts, read_settings
-from .store import FORMATS, StoreError, as_line, read_index
+from .stores import OUTPUT_SUFFIXES, StoreError, is_directory
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What a finished output holds.
+    """The embeddings of a finished output.
 
     Args:
         name: The path or address of the output.
-        settings: What identifies the model, and `dim`.
+        settings: The model's name and probe, `dim`, and how the embeddings were made.
         count: The rows, failed images included.
         chunks: Yields Arrow tables of an output's columns and the rows (B, dim) that belong to them.
     """
@@ -38,7 +40,7 @@ def open_embeddings(path: str) -> Embeddings:
     """
     require("pyarrow", "search", "reading embeddings")
     file = Path(path)
-    if file.suffix in FORMATS and file.is_file():
+    if file.suffix in OUTPUT_SUFFIXES and file.is_file():
         return _open_file(file)
     place = place_at(path)
     if not place.fs.isdir(place.path) and not place.fs.exists((place / SETTINGS).path):
@@ -46,8 +48,17 @@ def open_embeddings(path: str) -> Embeddings:
     return Embeddings(path, read_settings(place), count_rows(place), lambda: iter_parts(place))
 
 
+def settings_at(output: str) -> dict[str, Any] | None:
+    """Return the settings of what earlier runs have written to an output, None where there is nothing."""
+    if not is_directory(output):
+        return known_file_settings(Path(output))
+    place = place_at(output)
+    with reaching(place):
+        return read_settings(place) if place.fs.exists((place / SETTINGS).path) else None
+
+
 def _open_file(path: Path) -> Embeddings:
-    settings, records = read_index(Path(f"{path}.index.jsonl"))
+    settings, records = read_index(index_path(path))
     if settings is None:
         raise StoreError(f"{path} lacks the {path.name}.index.jsonl that identifies its model: embed it again")
     return Embeddings(str(path), settings, len(records), lambda: _file_chunks(path, settings, records))
@@ -63,7 +74,7 @@ def _file_chunks(path: Path, settings: dict, records: list) -> Iterator[tuple[An
         yield pa.table({"key": names, "path": names}), rows
         start += len(rows)
     if start != len(records):
-        raise StoreError(f"{path} is not what {path.name}.index.jsonl tells: embed it again")
+        raise StoreError(f"{path} does not have the rows that {path.name}.index.jsonl lists: embed it again")
 
 
-__all__ = ["Embeddings", "open_embeddings"]
+__all__ = ["Embeddings", "open_embeddings", "settings_at"]

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.images import TarMember, UnreadableImageError
+from ..data.images import UnreadableImageError
 from ..data.rows import DataError, Row, Rows
+from ..data.sources import ImageSource
+from ..embedding.engine import EmbedOptions, Pending, embed_source, run_here
+from ..embedding.files import FileStore
 from ..embedding.identity import SAME_PRECISION, store_settings
 from ..embedding.images import iter_image_embeds
-from ..embedding.store import FeatureStore, Record
 from ..metrics.checks import check_finite
 
 logger = logging.get_logger(__name__)
@@ -76,13 +79,17 @@ def image_embeds(
         ValueError: An embedding is NaN or infinite.
     """
     encoder = model if projected else BeforeProjection(model)
-    options = {"batch_size": batch_size, "workers": workers, "normalize": normalize}
-    records = [_record(row) for row in rows]
-    with tqdm(desc="images", total=len(rows), unit="image", delay=2) as bar:
-        if store is None or None in records:
-            embeds = torch.cat([embeds for _, embeds in _watched(encoder, processor, list(rows), bar, options)])
-        else:
-            embeds = _stored(encoder, processor, rows, records, Path(store), bar, options)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "normalize": normalize}
+    if store is None or any(row.image.version is None for row in rows):
+        images = (row.image for row in rows)
+        with tqdm(desc="images", total=len(rows), unit="image", delay=2) as bar:
+            parts = []
+            for items, embeds in iter_image_embeds(encoder, processor, images, **options):
+                parts.append(embeds)
+                bar.update(len(items))
+        embeds = torch.cat(parts)
+    else:
+        embeds = _stored(encoder, processor, rows, Path(store), options)
     check_finite(f"the embeddings of {rows.name}", embeds)
     return embeds
 
@@ -127,52 +134,38 @@ def _readable(rows: Rows, found: list[Row]) -> Iterator[Any]:
         yield image
 
 
-def _stored(
-    encoder: Any, processor: Any, rows: Rows, records: list[Any], folder: Path, bar: Any, options: dict[str, Any]
-) -> Tensor:
+def _stored(encoder: Any, processor: Any, rows: Rows, folder: Path, options: dict[str, Any]) -> Tensor:
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(encoder.dtype).removeprefix("torch.")
     settings = store_settings(encoder, processor, dtype, options["normalize"])
     kind = "features" if isinstance(encoder, BeforeProjection) else "embeddings"
     key = repr((os.path.abspath(rows.name), settings["model"], dtype, options["normalize"], kind, settings["dim"]))
     name = f"{Path(rows.name).name}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
-    with FeatureStore(folder / name, settings, SAME_PRECISION) as opened:
-        pending = list({record: row for record, row in zip(records, rows, strict=True) if record not in opened}.items())
-        bar.update(len(records) - len(pending))
-        done = 0
-        for count, embeds in _watched(encoder, processor, [row for _, row in pending], bar, options):
-            opened.append([record for record, _ in pending[done : done + count]], embeds.numpy())
-            done += count
-        if not opened.holds(records):
-            opened.finish(records)
-        return torch.from_numpy(np.load(folder / name))
+    unique = {row.image.key: row.image for row in rows}  # an image may have several rows
+    source = ImageSource(rows.name, {}, lambda _: ((image, {}) for image in unique.values()), len(unique), listed=True)
+    with FileStore(folder / name, settings, SAME_PRECISION) as opened:
+        run = partial(
+            run_here, options=EmbedOptions(settings["model"], **options), load=lambda: (encoder, processor), strict=True
+        )
+        embed_source(Pending(source, opened), run, delay=2)
+    places = {key: place for place, key in enumerate(unique)}
+    return torch.from_numpy(np.load(folder / name))[[places[row.image.key] for row in rows]]
 
 
-def _watched(
-    encoder: Any, processor: Any, rows: list[Row], bar: Any, options: dict[str, Any]
-) -> Iterator[tuple[int, Tensor]]:
-    for items, embeds in iter_image_embeds(encoder, processor, (row.open() for row in rows), **options):
-        bar.update(len(items))
-        yield len(items), embeds
-
-
-def _record(row: Row) -> Record | None:
-    """Return the path, size and time that identify an image of a file or a tar, None for one in memory."""
-    source = row.image
-    path = source.archive if isinstance(source, TarMember) else source
-    if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
+def _file(row: Row) -> tuple[str, int] | None:
+    """Return the name and the size of an image's file, or of its place in a tar; None for one in memory."""
+    image = row.image
+    if image.in_memory or not os.path.isfile(image.source):
         return None
-    stat = os.stat(path)
-    return Record(str(source), source.size if isinstance(source, TarMember) else stat.st_size, stat.st_mtime_ns)
+    size = os.stat(image.source).st_size if image.span is None else image.span[1]
+    return Path(image.name).name, size
 
 
 def data_fingerprint(rows: Rows) -> str:
     """Return a short digest of the names, sizes, labels and captions of a data set, which changes with any of them."""
     digest = hashlib.sha256(repr(rows.labels).encode())
     for row in rows:
-        record = _record(row)
-        file = None if record is None else (Path(record.path).name, record.size)
-        digest.update(repr((file, row.label, row.texts)).encode())
+        digest.update(repr((_file(row), row.label, row.texts)).encode())
     return digest.hexdigest()[:16]
 
 

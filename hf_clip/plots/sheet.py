@@ -4,16 +4,15 @@ import base64
 import html
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from PIL import Image
 
-from ..model.image_processing_hf_clip import open_image
 from ..utils.files import replacing
 from .figures import save_figure
 
-ImageSource = str | Callable[[], bytes]
 THUMBNAILS_PER_ROW = 5
 SIDE = 256
 PAGE = """<!doctype html>
@@ -34,7 +33,14 @@ figcaption {{ overflow-wrap: anywhere; color: #444; }}
 FIGURE = "<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def draw_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Path) -> int:
+class Picture(Protocol):
+    """Anything that opens an image, such as an `ImageRef`."""
+
+    def open(self) -> Any:
+        """Return the image."""
+
+
+def draw_sheet(images: Sequence[tuple[Picture, str]], title: str, output: Path) -> int:
     """Draw thumbnails with captions as a figure, and return how many images opened; without any nothing is written."""
     from matplotlib.figure import Figure
 
@@ -56,7 +62,7 @@ def draw_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Pa
     return opened
 
 
-def write_sheet(images: Sequence[tuple[ImageSource, str]], title: str, output: Path) -> int:
+def write_sheet(images: Sequence[tuple[Picture, str]], title: str, output: Path) -> int:
     """Write a web page with embedded thumbnails, and return how many images opened; without any nothing is written."""
     thumbnails = [thumbnail_of(source) for source, _ in images]
     figures = "\n".join(
@@ -79,12 +85,11 @@ def _embedded(thumbnail: Image.Image | None) -> str:
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="">'
 
 
-def thumbnail_of(source: ImageSource) -> Image.Image | None:
+def thumbnail_of(source: Picture) -> Image.Image | None:
     """Return an RGB thumbnail, or None for an image that cannot be opened."""
     try:
-        with Image.open(io.BytesIO(source())) if callable(source) else open_image(source) as image:
-            image = image.convert("RGB")
-            image.thumbnail((SIDE, SIDE))
+        image = source.open().convert("RGB")
+        image.thumbnail((SIDE, SIDE))
         return image
     except Exception:  # plugins of Pillow raise arbitrary exceptions for damaged files
         return None

@@ -1,7 +1,7 @@
 """Groups of images that are nearly the same, and the choice of the one to keep."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..data.images import ImageRef
 from .exact import ROUNDING, block_rows
 
 # neighbors that a graph is asked for; a row that has SATURATED near ones may have any number, and is compared with all
@@ -184,16 +185,16 @@ class FileFacts(NamedTuple):
     modified: float
 
 
-def read_file_facts(sources: Sequence[Any], open_image: Callable[[Any], Any]) -> list[FileFacts]:
-    """Read size and time of images, from the header of each file; what cannot be read has no facts."""
+def read_file_facts(sources: Sequence[ImageRef]) -> list[FileFacts]:
+    """Read size and time of images, from the header of each file; an image that cannot be read has no facts."""
 
-    def facts(source: Any) -> FileFacts:
+    def facts(source: ImageRef) -> FileFacts:
         try:
-            stat = os.stat(source) if isinstance(source, str | os.PathLike) else None
+            stat = os.stat(source.source) if source.span is None else None
         except (OSError, ValueError):  # an address, or a file that is gone
             stat = None
         try:
-            with open_image(source) as image:
+            with source.peek() as image:
                 pixels = image.width * image.height
         except Exception:  # plugins of Pillow raise arbitrary exceptions for damaged files
             pixels = 0

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..data.images import ImageRef
+from ..data.sources import OWN
 from ..embedding.identity import OtherModelError, image_probe, name_of, same_model, text_probe
 from ..embedding.images import embed_images
-from ..embedding.parts import OWN
 from ..embedding.reading import Embeddings, open_embeddings
 from ..embedding.texts import embed_texts
 from ..utils.files import new_directory
@@ -185,14 +186,14 @@ class ImageIndex:
             if score >= min_score
         ]
 
-    def source_of(self, path: str) -> str | Callable[[], bytes]:
-        """Return the file or URL of an image, or a function that reads it from a tar.
+    def source_of(self, path: str) -> ImageRef:
+        """Refer to an image: a file, a URL, or a member of a tar.
 
         Args:
             path: The `path` of a hit.
 
         Returns:
-            The path below the folder of the images, the URL, or a function that returns the bytes.
+            A reference, whose `open` reads the image.
         """
         return image_source(self.settings, path)
 

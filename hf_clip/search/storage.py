@@ -10,16 +10,16 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.tars import read_member
+from ..data.images import ImageRef
+from ..data.tars import find_image
 from ..utils.files import file_sha256
 from ..utils.packages import require
 from .exact import block_rows
@@ -198,12 +198,9 @@ def _check_lengths(path: Path, rows: np.ndarray) -> None:
             raise SearchError(f"{path} is damaged, row {start + wrong[0]:,} is not a unit vector: build it again")
 
 
-def image_source(settings: Mapping[str, Any], path: str) -> str | Callable[[], bytes]:
-    """Return the file, URL or reader of an image from its `path` in the columns of an index."""
-    if "://" in path:
-        return path
-    full = os.path.join(settings.get("folder") or "", path)
-    return partial(read_member, full) if ".tar:" in path and not os.path.exists(full) else full
+def image_source(settings: Mapping[str, Any], path: str) -> ImageRef:
+    """Refer to an image by its `path` in the columns of an index: a file, a URL, or a member of a tar."""
+    return find_image(path, settings.get("folder") or "")
 
 
 def write_rows(work: Path, chunks: Iterator[tuple[Any, np.ndarray]], dtype: np.dtype, dim: int) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
-from ..data.images import TarMember, UnreadableImageError, decode_image
+from ..data.images import ImageRef, UnreadableImageError
 from ..data.labels import check_words
 from ..data.read import read_rows
 from ..data.rows import DataError, Row, Rows
@@ -86,7 +86,7 @@ class PairDataset(Dataset):
         """Return a data set with a pair for each caption, as evaluation needs it; a label stays one prompt."""
         if all(len(row.texts) <= 1 for row in self.rows):
             return self
-        pairs = [Row(row.image, row.name, texts, row.label) for row in self.rows for texts in _each(row.texts)]
+        pairs = [Row(row.image, texts, row.label) for row in self.rows for texts in _each(row.texts)]
         rows = Rows(pairs, self.rows.labels, self.rows.templates, self.rows.name)
         return PairDataset(rows, templates=self.templates, seed=self.seed)
 
@@ -148,7 +148,7 @@ class CLIPCollator:
 
     def _pixel_values(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
         places: dict[Any, int] = {}  # an image with several captions is opened once
-        place_of = torch.tensor([places.setdefault(_source(row["image"]), len(places)) for row in rows])
+        place_of = torch.tensor([places.setdefault(ImageRef.of(row["image"]).key, len(places)) for row in rows])
         first = {place: row for row, place in zip(reversed(rows), reversed(place_of.tolist()), strict=True)}
         images: list[Any] = [self._open(first[place]) for place in range(len(places))]
         readable = [image for image in images if image is not None]
@@ -167,7 +167,7 @@ class CLIPCollator:
 
     def _open(self, row: Mapping[str, Any]) -> Any:
         try:
-            return decode_image(row["image"], _name(row))
+            return ImageRef.of(row["image"], _name(row)).open()
         except UnreadableImageError as error:
             if self.strict:
                 raise
@@ -204,11 +204,6 @@ def _each(texts: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [(text,) for text in texts] or [()]
 
 
-def _source(image: Any) -> Any:
-    """Return the key by which an image that a batch holds twice is opened once: its file, or the object's identity."""
-    return image if isinstance(image, str | os.PathLike | TarMember) else id(image)
-
-
 def _name(row: Mapping[str, Any]) -> str:
     if "name" in row:
         return row["name"]
@@ -218,10 +213,11 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def image_id(source: Any, pixels: Tensor) -> int:
-    """Return an integer that equal images share: a hash of the file's name, else of the pixels."""
-    if isinstance(source, str | os.PathLike | TarMember):
-        return number(str(source).encode(errors="surrogateescape"))
-    return number(pixels.numpy().tobytes())
+    """Return a number that equal images share: of the file's name, else of the pixels."""
+    image = ImageRef.of(source)
+    if image.in_memory:
+        return number(pixels.numpy().tobytes())
+    return number(image.name.encode(errors="surrogateescape"))
 
 
 def number(content: bytes) -> int:

@@ -53,4 +53,9 @@ def listing(names: Sequence[str], most: int = 8, separator: str = ", ") -> str:
     return f"{separator.join(map(printable, names[:most]))}{rest}"
 
 
-__all__ = ["cell", "first_line", "listing", "printable", "say"]
+def as_line(path: str) -> str:
+    """Write `path` as one line of valid Unicode, which the name of a file need not be."""
+    return path.encode(errors="backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+
+
+__all__ = ["as_line", "cell", "first_line", "listing", "printable", "say"]

@@ -10,7 +10,7 @@ from support.originals import FAMILIES
 from support.photos import make_photos
 
 from hf_clip.cli import common
-from hf_clip.embedding.store import FeatureStore
+from hf_clip.embedding.files import FileStore
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,13 +43,13 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def embed(repositories, photos, tmp_path, monkeypatch):
     """Run `embed` in batches of 2; gives its exit status and the images that went through the model."""
-    append, embedded = FeatureStore.append, []
+    append, embedded = FileStore.append, []
 
-    def record(store, records, embeds):
-        append(store, records, embeds)
-        embedded.extend(record.path for record in records)
+    def record(store, batch):
+        append(store, batch)
+        embedded.extend(path for path, error in zip(batch["path"], batch["error"], strict=True) if error is None)
 
-    monkeypatch.setattr(FeatureStore, "append", record)
+    monkeypatch.setattr(FileStore, "append", record)
 
     def embed(*options, output="out.npy", family=FAMILIES[0]):
         embedded.clear()

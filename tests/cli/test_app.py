@@ -138,9 +138,9 @@ def test_many_unreadable_images_are_counted(capsys):
 def test_strict_stops(repositories, photos, embed, tmp_path, capsys):
     arguments = ["classify", photos, "--labels", "a,b", "--model", repositories[FAMILIES[0]]]
     assert run(*arguments, "--strict") == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: can't read {photos / BROKEN}")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: cannot read {photos / BROKEN}")
     assert embed("--strict")[0] == 1
-    assert f"error: can't read {photos / BROKEN}" in capsys.readouterr().err
+    assert f"error: cannot read {BROKEN}" in capsys.readouterr().err
     assert not (tmp_path / "out.npy").exists()
 
 
@@ -181,16 +181,19 @@ def test_verify_names_what_measures_the_published_accuracies(repositories, capsy
             "classify PHOTOS -l a,b -m MODEL --plot out.png",
             '--plot needs matplotlib: pip install "hf_clip[plot] @ git+https://github.com/hf-clip/hf_clip"',
         ),
-        ("embed PHOTOS/0.png -m MODEL -o out.npy", "there is no folder PHOTOS/0.png"),
+        ("embed PHOTOS/nothing -m MODEL -o out.npy", "there is no PHOTOS/nothing: give a folder"),
         ("embed EMPTY -m MODEL -o out.npy", "there are no images in EMPTY"),
-        ("embed PHOTOS -m MODEL -o out.csv", "out.csv should end in .safetensors, .npy, .parquet"),
+        ("embed PHOTOS -m MODEL -o out.csv", "out.csv has the suffix .csv: use .safetensors, .npy, .parquet"),
         ("embed PHOTOS -m MODEL -o EMPTY.npy", "it is a folder"),
-        ("embed PHOTOS -m MODEL -o PHOTOS/0.png/out.npy", "can't write PHOTOS/0.png/out.npy"),
+        ("embed PHOTOS -m MODEL -o PHOTOS/0.png/out.npy", "cannot write PHOTOS/0.png/out.npy"),
         (
             "embed PHOTOS -m MODEL -o out.parquet",
             'out.parquet needs pyarrow: pip install "hf_clip[parquet] @ git+https://github.com/hf-clip/hf_clip"',
         ),
-        ("embed PHOTOS/broken -m MODEL -o out.npy", "1 of 1 images could not be read: PHOTOS/broken/x.png"),
+        (
+            "embed PHOTOS/broken -m MODEL -o out.npy",
+            "no image of PHOTOS/broken could be embedded: 1 of 1 images could not be read (x.png)",
+        ),
     ],
 )
 def test_errors_are_one_sentence(command, message, archives, repositories, photos, tmp_path, capsys, monkeypatch):

@@ -26,7 +26,7 @@ def test_classify_gives_what_the_classifier_gives(repositories, photos, family, 
     for line, answers in zip(found, expected, strict=True):
         assert [answer["label"] for answer in line["labels"]] == [answer["label"] for answer in answers]
         assert [answer["score"] for answer in line["labels"]] == pytest.approx([a["score"] for a in answers], abs=1e-6)
-    assert f"skipped: can't read {photos / BROKEN}" in err
+    assert f"skipped: cannot read {photos / BROKEN}" in err
     assert f"1 of 8 images could not be read: {photos / BROKEN}" in err
 
     assert run(*arguments) == 0

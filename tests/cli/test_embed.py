@@ -15,11 +15,10 @@ from support.originals import FAMILIES
 from support.photos import BROKEN, READABLE, assert_close, draw, left_behind, load, read
 
 from hf_clip import HFCLIPModel
-from hf_clip.embedding import store as feature_store
+from hf_clip.embedding import files as file_store
+from hf_clip.embedding.files import FileStore
 from hf_clip.embedding.images import embed_images
-from hf_clip.embedding.store import FORMATS, FeatureStore
-
-SUFFIXES = list(FORMATS)
+from hf_clip.embedding.stores import OUTPUT_SUFFIXES
 
 
 def count(pattern: str, text: str) -> int:
@@ -37,7 +36,7 @@ def test_optimize(repositories, photos, tmp_path, family, monkeypatch):
     assert_close(read(tmp_path / "fast.npy"), read(tmp_path / "exact.npy"))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 def test_embed_writes_what_embed_images_gives(repositories, photos, embed, family, suffix, tmp_path, capsys):
     normalize = suffix != ".npy"
     if suffix == ".parquet":
@@ -45,8 +44,10 @@ def test_embed_writes_what_embed_images_gives(repositories, photos, embed, famil
     options = [] if normalize else ["--no-normalize"]
     assert embed(*options, output=f"new/out{suffix}", family=family)[0] == 0
     out, err = capsys.readouterr()
-    assert out == f"done: {tmp_path / 'new' / 'out'}{suffix}, 7 embeddings of 64 dimensions\n"
-    assert f"1 of 8 images could not be read: {photos / BROKEN}" in err
+    done = f"done: {tmp_path / 'new' / 'out'}{suffix}, 7 new embeddings of 64 dimensions, 0 images of earlier runs\n"
+    assert out == done
+    assert f"skipped: cannot read {BROKEN}: it is no image" in err
+    assert f"skipped: 1 of 8 images could not be read ({BROKEN}); 1 for: it is no image" in err
     images = [photos / path for path in READABLE]
     expected = embed_images(*load(repositories[family]), images, normalize=normalize)
     assert_close(read(tmp_path / "new" / f"out{suffix}"), dict(zip(READABLE, expected.numpy(), strict=True)))
@@ -56,15 +57,15 @@ def test_embed_writes_what_embed_images_gives(repositories, photos, embed, famil
 def test_an_interrupted_run_goes_on(embed, tmp_path, capsys, monkeypatch):
     assert embed(output="whole.npy") == (0, READABLE)
     assert "going on" not in capsys.readouterr().err
-    append = FeatureStore.append
+    append = FileStore.append
 
-    def stop_at_the_second(store, records, embeds):
-        if records[0].path == READABLE[2]:
+    def stop_at_the_second(store, batch):
+        if batch["path"][0] == READABLE[2]:
             raise KeyboardInterrupt
-        append(store, records, embeds)
+        append(store, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FeatureStore, "append", stop_at_the_second)
+        patch.setattr(FileStore, "append", stop_at_the_second)
         assert embed() == (130, READABLE[:2])
         assert embed("--restart") == (130, READABLE[:2])
     partial = tmp_path / "out.npy.partial"
@@ -82,7 +83,7 @@ def test_an_interrupted_run_goes_on(embed, tmp_path, capsys, monkeypatch):
     assert not left_behind(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 def test_a_finished_output_follows_its_folder(embed, photos, suffix, tmp_path, capsys):
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
@@ -91,7 +92,7 @@ def test_a_finished_output_follows_its_folder(embed, photos, suffix, tmp_path, c
     before = output.stat()
     capsys.readouterr()
     assert embed(output=output) == (0, [])
-    assert capsys.readouterr().out == f"{output} is complete: 7 images, none of them new\n"
+    assert f"done: {output}, 0 new embeddings of 64 dimensions, 7 images of earlier" in capsys.readouterr().out
     assert (before.st_ino, before.st_mtime_ns) == (output.stat().st_ino, output.stat().st_mtime_ns)
 
     draw(photos / "aa.png", 20)
@@ -116,7 +117,7 @@ def test_a_failure_while_finishing_keeps_all(embed, photos, tmp_path, capsys, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(feature_store, "_write_raw", fail)
+        patch.setattr(file_store, "_write_raw", fail)
         assert embed() == (1, ["new.png"])
     assert "error: [Errno 28] No space left on device" in capsys.readouterr().err
     assert (tmp_path / "out.npy").read_bytes() == before
@@ -139,7 +140,7 @@ def test_embeddings_are_not_mixed(embed, repositories, photos, tmp_path, capsys,
         (["--no-normalize"], "normalize True, not normalize False"),
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(FeatureStore, "finish", lambda *_: sys.exit(9))
+        patch.setattr(FileStore, "finish", lambda *_: sys.exit(9))
         embed()
     for name in ("out.npy.partial", "out.npy"):
         before = {path: path.read_bytes() for path in tmp_path.glob("out.*")}

@@ -19,8 +19,8 @@ from support.originals import FAMILIES
 from support.photos import BROKEN, READABLE, draw, load
 
 from hf_clip import embed_images
+from hf_clip.embedding import images
 from hf_clip.embedding.parts import PartStore, iter_parts
-from hf_clip.scale import ImageEmbedder
 from hf_clip.utils.places import place_at
 
 pa = pytest.importorskip("pyarrow")
@@ -64,7 +64,7 @@ def test_rows_are_those_of_embed_images_at_the_same_batch_size(embed, photos, re
     assert all(np.array_equal(found[os.path.relpath(p, photos)], e) for p, e in zip(paths, expected, strict=True))
     out, err = capsys.readouterr()
     assert out == f"done: {tmp_path / 'emb'}, 6 new embeddings of 64 dimensions, 0 images of earlier runs\n"
-    assert "skipped: 1 images could not be read (broken.png); 1 for: it is no image" in err
+    assert "skipped: 1 of 7 images could not be read (broken.png); 1 for: it is no image" in err
     failed = [row for row in all_rows(tmp_path / "emb") if row["error"]]
     assert [row["path"] for row in failed] == [BROKEN]
     assert np.isnan(failed[0]["embedding"]).all()
@@ -151,24 +151,25 @@ def test_errors_are_retried_when_asked(embed, tmp_path, capsys):
     embed()
     capsys.readouterr()
     embed("--retry-errors")
-    assert "1 images could not be read" in capsys.readouterr().err
+    assert "1 of 8 images could not be read" in capsys.readouterr().err
     assert len(all_rows(tmp_path / "emb")) == 8
 
 
 def test_an_interrupted_run_keeps_what_it_embedded(embed, tmp_path, capsys, monkeypatch):
     embed(output="whole")
-    calls, real = [], ImageEmbedder.__call__
+    calls, real = [], images.features
 
-    def stop_at_the_third(self, batch):
+    def stop_at_the_third(*arguments):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 4:  # the first is the probe's
             raise KeyboardInterrupt
-        return real(self, batch)
+        return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageEmbedder, "__call__", stop_at_the_third)
+        patch.setattr(images, "features", stop_at_the_third)
         assert embed() == 130
-    assert "run the same command to go on" in capsys.readouterr().err
+    stopped = f"stopped: 3 of 8 images are kept in {tmp_path / 'emb'}; run the same command to go on"
+    assert stopped in capsys.readouterr().err
     assert len(all_rows(tmp_path / "emb")) == 4
     assert embed() == 0
     assert same(held(tmp_path / "emb"), held(tmp_path / "whole"))
@@ -195,7 +196,7 @@ def test_bytes_in_parquet_give_the_embeddings_of_the_folder(embed, photos, tmp_p
 
 
 def test_the_layout_of_clip_retrieval(embed, tmp_path):
-    assert embed("--layout", "clip-retrieval") == 0
+    assert embed("--clip-retrieval") == 0
     found = held(tmp_path / "emb")
     paths, rows = [], []
     for number in range(len(list((tmp_path / "emb/img_emb").iterdir()))):
@@ -232,9 +233,9 @@ def test_a_page_shows_images_inside_tars(source, embed, photos, tmp_path, capsys
     ("options", "message"),
     [
         (["--shard", "3/2"], "--shard is '3/2': write K/N"),
-        (["--shard", "1/2", "--layout", "clip-retrieval"], "--layout clip-retrieval wants all images"),
+        (["--shard", "1/2", "--clip-retrieval"], "--clip-retrieval wants all images"),
         (["--text-column", "caption"], "has no column caption"),
-        (["-o", "out.npy", "--shard", "1/2"], "--shard wants a directory as --output: out.npy is one file"),
+        (["--address", "auto"], "--address auto wants --engine ray"),
     ],
 )
 def test_bad_arguments_are_one_sentence(embed, options, message, capsys):
@@ -242,6 +243,28 @@ def test_bad_arguments_are_one_sentence(embed, options, message, capsys):
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--shard 1/2",
+        "--engine ray",
+        "--text-column text",
+        "--row-dtype float32",
+        "--part-rows 10000",
+        "--retry-errors",
+        "--clip-retrieval",
+    ],
+)
+def test_no_option_is_ignored_for_one_file(option, photos, tmp_path, capsys):
+    """An option without effect on a file is refused by its name, default value or not."""
+    output = tmp_path / "out.npy"
+    assert run("embed", photos, "-o", output, "-m", "nowhere", *option.split()) == 1
+    assert capsys.readouterr().err == (
+        f"error: {option.split()[0]} wants a directory as --output: {output} is one file\n"
+    )
+    assert list(tmp_path.iterdir()) == [photos]
 
 
 def test_another_model_is_refused(embed, capsys):
@@ -273,17 +296,17 @@ def test_a_tar_cut_short_is_told_at_the_end_and_done_later(embed, photos, tmp_pa
 
 
 def test_what_changes_during_a_run_is_done_by_the_next(embed, photos, tmp_path, monkeypatch):
-    calls, real = [], ImageEmbedder.__call__
+    calls, real = [], images.features
 
-    def change(self, batch):
-        if not calls:
+    def change(*arguments):
+        calls.append(1)
+        if len(calls) == 2:  # the first is the probe's
             (photos / "f5.gif").unlink()
             draw(photos / "ä6.png", 40)
-        calls.append(1)
-        return real(self, batch)
+        return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageEmbedder, "__call__", change)
+        patch.setattr(images, "features", change)
         assert embed() == 0
     assert [row["path"] for row in all_rows(tmp_path / "emb") if row["error"]] == [BROKEN, "f5.gif"]
     assert embed() == 0
@@ -322,7 +345,7 @@ def test_broken_huge_and_repeated_images_are_listed_and_do_no_harm(embed, tmp_pa
     assert "50 new embeddings" in out
     skipped = [line for line in err.splitlines() if line.startswith("skipped: ")]
     assert len(skipped) == 1
-    assert "120 images could not be read" in skipped[0]
+    assert "120 of 170 images could not be read" in skipped[0]
     assert "100 for: it is no image" in skipped[0]
     assert "20 for: Image size" in skipped[0]
     rows = list(held(tmp_path / "emb").values())

@@ -93,7 +93,7 @@ def test_an_unreadable_majority(finetune, folder: Path, workers: str):
 def test_an_unreadable_image_on_a_worker_if_strict(finetune, folder: Path):
     files(folder)[2].write_bytes(b"no image")
     sentence = refusal(finetune(folder, "--workers", "1", "--strict"))
-    assert re.match(r"error: can't read .*2\.png: it is no image$", sentence)
+    assert re.match(r"error: cannot read .*2\.png: it is no image$", sentence)
 
 
 def test_a_watched_set_of_unreadable_images(finetune, folder: Path, pairs: Path, tmp_path: Path):

@@ -182,6 +182,6 @@ def test_bad_data_is_refused_in_one_sentence(make, message: str, folder: Path):
 
 def test_columns_may_be_named(folder: Path):
     rows = read_rows([{"a": "x.png", "b": "words", "image": "y.png"}], image_column="a", text_column="b")
-    assert (rows[0].image, rows[0].texts) == ("x.png", ("words",))
+    assert (rows[0].image.source, rows[0].texts) == ("x.png", ("words",))
     with pytest.raises(DataError, match="has no column c"):
         read_rows([{"a": "x.png"}], image_column="c")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from hf_clip.embedding.parts import WHOLE, PartStore, Shard, fixed_size, iter_parts, part_places
-from hf_clip.embedding.store import StoreError
+from hf_clip.embedding.arrow import fixed_size
+from hf_clip.embedding.parts import WHOLE, PartStore, Shard, iter_parts, part_places
+from hf_clip.embedding.stores import StoreError
 from hf_clip.utils.places import place_at
 
 pa = pytest.importorskip("pyarrow")

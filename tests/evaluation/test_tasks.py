@@ -8,10 +8,11 @@ from PIL import Image
 from support.data_sets import captions, class_folders, labeled_wds
 from support.photos import load
 
-from hf_clip.data.images import UnreadableImageError
+from hf_clip.data.images import ImageRef, UnreadableImageError
 from hf_clip.data.read import read_rows
 from hf_clip.data.rows import DataError
 from hf_clip.data.wds import read_wds
+from hf_clip.embedding import images
 from hf_clip.embedding.images import embed_images
 from hf_clip.embedding.texts import embed_texts
 from hf_clip.evaluation import comparison, embeddings, read_result, retrieval, zero_shot
@@ -30,15 +31,15 @@ def model(repositories, family):
 
 @pytest.fixture
 def count_embedded(monkeypatch):
-    """Count the images that go through the model."""
-    counts, embed = [], embeddings.iter_image_embeds
+    """Count the images of data sets, and not the probe's, that go through the model."""
+    counts, embed = [], images.image_features
 
     def count(*arguments, **options):
         for items, embeds in embed(*arguments, **options):
-            counts.append(len(items))
+            counts.append(sum(isinstance(item, ImageRef) for item in items))
             yield items, embeds
 
-    monkeypatch.setattr(embeddings, "iter_image_embeds", count)
+    monkeypatch.setattr(images, "image_features", count)
     return lambda: sum(counts)
 
 

@@ -5,8 +5,7 @@ import pytest
 from support.originals import FAMILIES
 from support.photos import READABLE, load, make_photos
 
-from hf_clip import embed_images
-from hf_clip.scale import ImageEmbedder, ImagePreprocessor, TextEmbedder
+from hf_clip import ImageEmbedder, ImagePreprocessor, TextEmbedder, embed_images
 
 pytestmark = pytest.mark.integration
 datasets = pytest.importorskip("datasets")

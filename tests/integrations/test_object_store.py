@@ -81,7 +81,7 @@ def test_missing_credentials_are_one_sentence(endpoint, monkeypatch, tmp_path, c
     for source, output in (("s3://photos/in", tmp_path / "emb"), (tmp_path / "photos", "s3://photos/out")):
         assert run("embed", source, "-o", output, "-m", "nowhere") == 1
         err = capsys.readouterr().err
-        assert err.startswith("error: can't reach s3://photos/")
+        assert err.startswith("error: cannot reach s3://photos/")
         assert err.count("\n") == 1
         assert err.endswith("check its address and your credentials\n")
     s3fs.S3FileSystem.clear_instance_cache()

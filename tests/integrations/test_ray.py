@@ -100,7 +100,7 @@ def test_two_nodes_give_what_one_machine_gives_and_a_killed_worker_loses_nothing
 
 
 def test_the_callables_run_in_ray_data(cluster, many, repositories):
-    from hf_clip.scale import ImageEmbedder, ImagePreprocessor
+    from hf_clip import ImageEmbedder, ImagePreprocessor
 
     model = str(repositories[FAMILIES[0]])
     paths = sorted(map(str, many.glob("0*.png")))[:16]

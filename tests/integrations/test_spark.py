@@ -10,8 +10,8 @@ from support.originals import FAMILIES
 from support.pages import ROOT, blocks
 from support.photos import BROKEN, READABLE, make_photos
 
-from hf_clip.scale import ImageEmbedder, ImagePreprocessor
-from hf_clip.scale.arrow import OnArrow
+from hf_clip import ImageEmbedder, ImagePreprocessor
+from hf_clip.embedding.arrow import OnArrow
 
 pytestmark = pytest.mark.exhaustive
 sql = pytest.importorskip("pyspark.sql")

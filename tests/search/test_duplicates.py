@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.vectors import two_cones, unit
+from hf_clip.data.images import ImageRef
 from hf_clip.search import exact
 from hf_clip.search.duplicates import find_duplicates, preferred_order, read_file_facts
 
@@ -93,6 +94,6 @@ def test_the_largest_image_is_kept_then_the_oldest_and_links_are_one_file(tmp_pa
     (tmp_path / "0.png").symlink_to("z.png")
     (tmp_path / "1.png").hardlink_to(tmp_path / "c.png")
     names = ["0", "1", "a", "b", "c", "gone", "z"]
-    facts = read_file_facts([str(tmp_path / f"{name}.png") for name in names], Image.open)
+    facts = read_file_facts([ImageRef.of(tmp_path / f"{name}.png") for name in names])
     assert [names[row] for row in preferred_order(facts)] == ["1", "b", "0", "a", "gone"]
     assert [each.pixels for each in facts] == [900, 1600, 400, 1600, 1600, 0, 900]

@@ -1,6 +1,7 @@
 """An index of what `embed` wrote: built, brought up to date, searched, refused to another model."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import torch
 from support.originals import FAMILIES
 from support.photos import READABLE, draw, load, make_photos
 
-from hf_clip import ImageIndex, OtherModelError, embed_images, embed_texts
+from hf_clip import ImageIndex, OtherModelError, embed_texts
+from hf_clip.data.sources import open_source
+from hf_clip.embedding.engine import EmbedOptions, Pending, embed_source, run_here
+from hf_clip.embedding.files import FileStore
 from hf_clip.embedding.identity import store_settings
-from hf_clip.embedding.store import FORMATS, FeatureStore, StoreError, scan
+from hf_clip.embedding.reading import open_embeddings
+from hf_clip.embedding.stores import OUTPUT_SUFFIXES, StoreError
 from hf_clip.search import graph
 
 pytest.importorskip("pyarrow")
@@ -20,13 +25,12 @@ TEXTS = ["a red car", "snow", "two dogs on a beach"]
 def embedded(folder, output, model, processor) -> dict[str, np.ndarray]:
     """Embed a folder's images as `hf-clip embed` does."""
     (folder / "broken.png").unlink(missing_ok=True)
-    images = scan(folder)
-    rows = embed_images(model, processor, list(images.values())).numpy()
-    with FeatureStore(output, store_settings(model, processor, "float32", True), 1e-3) as store:
-        known = [record in store for record in images]
-        store.append([record for record, old in zip(images, known, strict=True) if not old], rows[~np.array(known)])
-        store.finish(list(images))
-    return {record.path: row for record, row in zip(images, rows, strict=True)}
+    settings = store_settings(model, processor, "float32", True)
+    run = partial(run_here, options=EmbedOptions("tiny"), load=lambda: (model, processor))
+    with FileStore(output, settings, 1e-3) as store:
+        embed_source(Pending(open_source(str(folder)), store), run)
+    chunks = open_embeddings(str(output)).chunks()
+    return {path: row for table, rows in chunks for path, row in zip(table["path"].to_pylist(), rows, strict=True)}
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def cosines_of(rows: dict[str, np.ndarray], query: np.ndarray) -> dict[str, floa
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
-@pytest.mark.parametrize("suffix", list(FORMATS))
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 def test_sums_of_texts_and_images_find_the_nearest(clip, photos, suffix, kind, tmp_path):
     if kind == "hnsw":
         pytest.importorskip("usearch")

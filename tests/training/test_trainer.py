@@ -385,7 +385,7 @@ def test_unreadable_images_are_left_out_unless_strict(repository: Path, tmp_path
     assert batch["valid"].tolist() == [True, True, True, False, True, True, True, True]
     assert trainer.train().global_step == 2
     strict = make_trainer(repository, tmp_path, train_dataset=PairDataset(rows_on_disk), strict=True, max_steps=4)
-    with pytest.raises(ValueError, match=r"can't read .*3\.png"):
+    with pytest.raises(ValueError, match=r"cannot read .*3\.png"):
         strict.train()
 
 

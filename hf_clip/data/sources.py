@@ -1,65 +1,48 @@
-"""The images of folders, patterns, tars and tables, one after the other, located but not read."""
+"""Images of folders, patterns, tars and tables, listed one after the other without being read."""
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.images import is_image_file
-from ..data.rows import IMAGE_COLUMNS, DataError
-from ..data.tars import read_tars
-from ..embedding.parts import OWN
-from ..embedding.store import as_line
 from ..utils.packages import require
 from ..utils.places import Place, place_at, reaching
+from ..utils.text import as_line
+from .images import ImageRef, file_version, is_image_file
+from .rows import IMAGE_COLUMNS, DataError
+from .tars import read_tars
 
-# how images inside other files are addressed
-TAR, PARQUET = "tar://", "parquet://"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """An image of a source.
-
-    Args:
-        key: What no two images of the source share, and stays the same from run to run.
-        path: How people find the image.
-        version: What changes with the image, or with the file that it lies in.
-        image: What `read_image` reads.
-        columns: The other columns that the source has.
-    """
-
-    key: str
-    path: str
-    version: str
-    image: str
-    columns: dict[str, Any] = field(default_factory=dict)
+# columns of embeddings, which a column of the source may not replace
+OWN = ("key", "path", "embedding", "text_embedding", "error", "version")
+Located = tuple[ImageRef, dict[str, Any]]  # an image, and its values in the other columns of the source
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """Images to embed.
 
     Args:
-        name: What the user called them.
+        name: The source as the user wrote it.
         columns: The Arrow types of the columns besides the image, by name.
-        items: Yields the images; archives that are cut short are told to its argument, and passed over.
-        count: How many there are, where that is known beforehand.
+        images: Yields the images, each with its values in these columns. Archives that are cut short are reported to
+            its argument and passed over.
+        count: The number of images, where that is known beforehand.
         folder: The folder that relative paths count from, if it is on this machine.
+        listed: True where `images` costs nothing, so that a run may go through it twice.
     """
 
     name: str
     columns: dict[str, Any]
-    items: Callable[[Callable[[str], None]], Iterator[Item]]
+    images: Callable[[Callable[[str], None]], Iterator[Located]]
     count: int | None = None
     folder: str | None = None
+    listed: bool = False
 
 
 def open_source(
     source: str, image_column: str | None = None, key_column: str | None = None, text_column: str | None = None
-) -> Source:
+) -> ImageSource:
     """Find the images of a folder, a pattern, tars, or parquet files, at paths or addresses such as s3://bucket/photos.
 
     Args:
@@ -115,13 +98,9 @@ def _below(file: Place, root: Place) -> str:
 
 
 def _version(info: dict[str, Any]) -> str:
-    """Return what changes with a file: its size and the time or tag that its file system gives."""
-    if "mtime" in info and "ino" in info:
-        try:
-            stat = os.stat(info["name"])  # of what a link leads to, in nanoseconds
-        except OSError:
-            return "missing"
-        return f"{stat.st_size}-{stat.st_mtime_ns}"
+    """Return text that changes with a file: its size and the time or tag that its file system gives."""
+    if "mtime" in info and "ino" in info:  # a local file, whose listing tells no nanoseconds
+        return file_version(info["name"])
     tag = next((info[name] for name in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(name)), "")
     return f"{info.get('size')}-{tag}"
 
@@ -136,37 +115,36 @@ def _kind(file: Place) -> str:
 # --- kinds ------------------------------------------------------------------------------------------------------------
 
 
-def _files(name: str, root: Place, files: list[tuple[Place, str]]) -> Source:
+def _files(name: str, root: Place, files: list[tuple[Place, str]]) -> ImageSource:
     if not files:
         raise DataError(f"there are no images in {name}")
 
-    def items(_: Callable[[str], None]) -> Iterator[Item]:
+    def images(_: Callable[[str], None]) -> Iterator[Located]:
         for file, version in files:
-            path = as_line(_below(file, root))
-            yield Item(path, path, version, str(file))
+            path = _below(file, root)
+            yield ImageRef(str(file), path, as_line(path), version), {}
 
-    return Source(name, {}, items, len(files))
+    return ImageSource(name, {}, images, len(files), listed=True)
 
 
-def _tars(name: str, root: Place, files: list[tuple[Place, str]]) -> Source:
+def _tars(name: str, root: Place, files: list[tuple[Place, str]]) -> ImageSource:
     require("pyarrow", "parquet", name)
     import pyarrow as pa
 
     if not root.is_local:
         raise DataError(f"{name} is not on this machine: copy or mount tars, which are read member by member")
 
-    def items(report: Callable[[str], None]) -> Iterator[Item]:
+    def images(report: Callable[[str], None]) -> Iterator[Located]:
         for file, version in files:
             try:
                 for sample in read_tars([Path(file.path)]):
-                    member = sample["image"]
-                    path = as_line(f"{_below(file, root)}:{member.name}")
-                    image = f"{TAR}{member.offset}+{member.size}/{file.path}"
-                    yield Item(path, path, version, image, {"text": _joined(sample["text"]), "label": sample["label"]})
+                    path = _below(file, root) + sample["image"].name.removeprefix(file.path)
+                    image = replace(sample["image"], name=path, key=as_line(path), stamp=version)
+                    yield image, {"text": _joined(sample["text"]), "label": sample["label"]}
             except (DataError, OSError) as error:
                 report(str(error))
 
-    return Source(name, {"text": pa.string(), "label": pa.string()}, items)
+    return ImageSource(name, {"text": pa.string(), "label": pa.string()}, images)
 
 
 def _joined(text: Any) -> str | None:
@@ -175,7 +153,7 @@ def _joined(text: Any) -> str | None:
 
 def _tables(
     name: str, root: Place, files: list[tuple[Place, str]], image_column: str | None, key_column: str | None
-) -> Source:
+) -> ImageSource:
     require("pyarrow", "parquet", name)
     import pyarrow.parquet as pq
 
@@ -197,11 +175,11 @@ def _tables(
     hidden = {*OWN, image}
     columns = {field.name: field.type for field in schemas[0] if field.name not in hidden}
 
-    def items(_: Callable[[str], None]) -> Iterator[Item]:
+    def images(_: Callable[[str], None]) -> Iterator[Located]:
         for file, version in files:
             yield from _rows(file, version, _below(file, root), image, key_column, list(columns))
 
-    return Source(name, columns, items, count)
+    return ImageSource(name, columns, images, count)
 
 
 def _only_known(names: list[str], source: str) -> str:
@@ -214,7 +192,7 @@ def _only_known(names: list[str], source: str) -> str:
 
 def _rows(
     file: Place, version: str, below: str, image: str, key_column: str | None, columns: list[str]
-) -> Iterator[Item]:
+) -> Iterator[Located]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -229,66 +207,19 @@ def _rows(
             for place in range(table.metadata.row_group(group).num_rows):
                 row = rows[place] if rows else {}
                 key = str(row[key_column]) if key_column else f"{below}:{number}"
-                source = row[image] if is_text else f"{PARQUET}{group}+{place}+{image}/{file}"
-                path = source if is_text and source else key
-                yield Item(
-                    key,
-                    as_line(path),
-                    version,
-                    _located(source, file) if is_text else source,
-                    {n: row[n] for n in columns},
-                )
+                values = {name: row[name] for name in columns}
+                if is_text:
+                    yield ImageRef(_located(row[image], file), row[image] or key, key, version), values
+                else:
+                    yield ImageRef(str(file), key, key, version, cell=(image, group, place)), values
                 number += 1
 
 
 def _located(source: str | None, file: Place) -> str:
     """Resolve a relative path of a table against the table's folder."""
-    from ..model.image_processing_hf_clip import is_address  # it imports PyTorch
-
-    if not source or "://" in source or is_address(source) or os.path.isabs(source):
+    if not source or "://" in source or source.startswith("data:") or os.path.isabs(source):
         return source or ""
     return str(file._replace(path=f"{file.path.rpartition('/')[0]}/{source}"))
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def read_image(source: Any) -> Any:
-    """Read what an item's `image` addresses: bytes, or a path or an address for `open_image`."""
-    from ..model.image_processing_hf_clip import is_address
-
-    if not isinstance(source, str):
-        return source
-    if source.startswith(TAR):
-        place, _, path = source.removeprefix(TAR).partition("/")
-        offset, size = map(int, place.split("+"))
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
-    if source.startswith(PARQUET):
-        place, _, path = source.removeprefix(PARQUET).partition("/")
-        group, row, column = place.split("+", 2)
-        return _cell(_column(path, int(group), column)[int(row)].as_py())
-    if "://" in source and not is_address(source):
-        remote = place_at(source)
-        return remote.fs.cat_file(remote.path)
-    return source
-
-
-@lru_cache(maxsize=4)
-def _column(path: str, group: int, column: str) -> Any:
-    import pyarrow.parquet as pq
-
-    file = place_at(path)
-    with file.fs.open(file.path, "rb") as opened:
-        return pq.ParquetFile(opened).read_row_group(group, [column])[column]
-
-
-def _cell(value: Any) -> Any:
-    """Return the bytes of a cell, which `datasets` stores beside a path."""
-    if isinstance(value, dict):
-        return value.get("path") if value.get("bytes") is None else value["bytes"]
-    return value
-
-
-__all__ = ["Item", "Source", "open_source", "read_image"]
+__all__ = ["OWN", "ImageSource", "Located", "open_source"]

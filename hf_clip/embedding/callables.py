@@ -9,19 +9,19 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..data.images import decode_image
-from ..embedding.features import features
-from ..embedding.texts import embed_texts
+from ..data.images import ImageRef, UnreadableImageError
 from ..loading import load_clip, load_text_tower
-from .rows import as_objects
-from .sources import read_image
+from ..utils.text import first_line
+from .arrow import as_objects
+from .features import features
+from .texts import embed_texts
 
 Batch = Mapping[str, Any]
 Loaded = tuple[PreTrainedModel, Any]
 
 
 class _Worker:
-    """A callable that loads its model when it is first called, once in each process."""
+    """Base of the callables that need a model: it is loaded at the first call, once in each process."""
 
     def __init__(self, model: str | Loaded, device: str | None, dtype: str, optimize: bool, trust_remote_code: bool):
         self.model, self.device, self.dtype = model, device, dtype
@@ -29,7 +29,7 @@ class _Worker:
         self._loaded: Loaded | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_loaded": None}  # what travels to another process loads its own
+        return {**vars(self), "_loaded": None}  # a copy in another process loads a model of its own
 
     def loaded(self) -> Loaded:
         """Load the model on its device, and what prepares its inputs."""
@@ -48,7 +48,7 @@ class _Worker:
 
 
 class ImagePreprocessor:
-    """Decode, resize and crop images on the CPU: the original's pixels, as 8 bits.
+    """Turn images into pixels on the CPU: decoded, resized and cropped, the original's values as 8 bits.
 
     Eight bits are a quarter of what the model reads, and travel between workers; `ImageEmbedder` normalizes them.
 
@@ -112,15 +112,15 @@ class ImagePreprocessor:
         return self._processor
 
     def _pixels(self, source: Any, number: int) -> tuple[np.ndarray | None, str | None]:
-        name = source[:200] if isinstance(source, str) and source else f"images[{number}]"
+        name = f"images[{number}]"
         try:
-            if source is None or (isinstance(source, str) and not source):
-                raise ValueError("there is no image")
-            image = decode_image(_plain(read_image(source)), name)
-            return self._eight_bits(image), None
-        except Exception as error:  # the plugins of Pillow and of file systems raise what they like
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return None, reason if name in reason else f"can't read {name}: {reason}"
+            image = ImageRef.of(source, None if isinstance(source, str) and source else name)
+            name = image.name[:200]
+            return self._eight_bits(image.open()), None
+        except UnreadableImageError as error:
+            return None, first_line(error)
+        except Exception as error:  # whatever a processor raises about one image
+            return None, f"cannot read {name}: {first_line(error)}"
 
     def _eight_bits(self, image: Any) -> np.ndarray:
         pixels = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="np")
@@ -271,11 +271,6 @@ class TextEmbedder(_Worker):
 
 def _first(earlier: Any, error: str | None) -> str | None:
     return earlier if isinstance(earlier, str) else error
-
-
-def _plain(source: Any) -> Any:
-    """Turn what engines wrap around bytes and text into these."""
-    return source.item() if isinstance(source, np.generic) else source
 
 
 def _table(image_processor: Any) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from ..embedding.parts import as_matrix, iter_parts
 from ..utils.places import Place, writing
+from .arrow import as_matrix
+from .parts import iter_parts
 
 FILE_ROWS = 100_000
 

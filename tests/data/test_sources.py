@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from support.photos import READABLE, draw, make_photos
 
+from hf_clip.data.images import ImageRef
 from hf_clip.data.rows import DataError
-from hf_clip.scale.sources import open_source, read_image
+from hf_clip.data.sources import open_source
 from hf_clip.utils.places import place_at
 
 pa = pytest.importorskip("pyarrow")
@@ -25,10 +26,16 @@ def photos(tmp_path):
 
 def contents(source, reports: list[str] | None = None) -> dict[str, bytes]:
     found = {}
-    for item in source.items((reports if reports is not None else []).append):
-        image = read_image(item.image)
-        found[item.key] = Path(image).read_bytes() if isinstance(image, str) else image
+    for image, _ in source.images((reports if reports is not None else []).append):
+        row = image.as_row()
+        assert all(value is None or isinstance(value, bytes | str | int) for value in row.values())
+        found[image.key] = bytes_of(ImageRef.from_row(row))  # as on another machine
     return found
+
+
+def bytes_of(image: ImageRef) -> bytes:
+    content = image._content()
+    return Path(content).read_bytes() if isinstance(content, str) else content
 
 
 def write_tar(path, files: dict[str, bytes]):
@@ -50,7 +57,7 @@ def test_a_folder_gives_what_the_single_file_has(photos):
 
 def test_a_version_changes_with_the_file_only(photos):
     def versions():
-        return {item.key: item.version for item in open_source(str(photos)).items(print)}
+        return {image.key: image.version for image, _ in open_source(str(photos)).images(print)}
 
     before = versions()
     draw(photos / "b/1.jpg", 30)
@@ -68,10 +75,11 @@ def test_members_of_tars_come_with_their_captions(photos, tmp_path):
         files = {"x/0.jpg": (photos / "b/1.jpg").read_bytes(), "x/0.txt": b"a dog", "x/1.png": b"broken"}
         write_tar(tmp_path / f"train-{shard}.tar", files)
     source = open_source(str(tmp_path / "train-*.tar"), text_column="text")
-    items = list(source.items(print))
-    assert [item.key for item in items] == [f"train-{s}.tar:x/{n}" for s in range(2) for n in ("0.jpg", "1.png")]
-    assert [item.columns["text"] for item in items] == ["a dog", None] * 2
-    assert read_image(items[2].image) == (photos / "b/1.jpg").read_bytes()
+    images = list(source.images(print))
+    names = [f"train-{s}.tar:x/{n}" for s in range(2) for n in ("0.jpg", "1.png")]
+    assert [image.key for image, _ in images] == [image.name for image, _ in images] == names
+    assert [values["text"] for _, values in images] == ["a dog", None] * 2
+    assert bytes_of(images[2][0]) == (photos / "b/1.jpg").read_bytes()
 
 
 def test_a_tar_cut_short_is_told_and_the_others_are_read(photos, tmp_path):
@@ -102,7 +110,7 @@ def test_parquet_holds_bytes_or_paths(kind, photos, tmp_path):
     assert source.columns == {"year": pa.int64(), "id": pa.string()}
     assert contents(source) == {f"k{n}": (photos / name).read_bytes() for n, name in enumerate(READABLE)}
     numbered = open_source(str(tmp_path / "t.parquet"))
-    assert [item.key for item in numbered.items(print)] == [f"t.parquet:{n}" for n in range(7)]
+    assert [image.key for image, _ in numbered.images(print)] == [f"t.parquet:{n}" for n in range(7)]
 
 
 def test_a_store_of_objects_is_read_like_a_folder(photos):

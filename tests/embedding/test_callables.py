@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from support.photos import READABLE, load, make_photos
 
-from hf_clip import embed_images, embed_texts
-from hf_clip.scale.callables import ImageEmbedder, ImagePreprocessor, TextEmbedder
+from hf_clip import ImageEmbedder, ImagePreprocessor, TextEmbedder, embed_images, embed_texts
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_a_broken_image_is_a_row_with_an_error(clip, broken):
     batch = ImagePreprocessor(clip[1])({"image": [*images(1), broken], "key": ["a", "b"]})
     found = ImageEmbedder(clip)(batch)
     assert found["error"][0] is None
-    assert "can't read" in found["error"][1]
+    assert "cannot read" in found["error"][1]
     assert np.isnan(found["embedding"]).all(1).tolist() == [False, True]
     alone = ImageEmbedder(clip)(ImagePreprocessor(clip[1])({"image": [broken]}))
     assert np.isnan(alone["embedding"]).all()
@@ -128,6 +127,6 @@ def test_a_data_loader_runs_them_in_its_workers(clip, tmp_path):
 
 
 def test_what_writes_parts_in_a_worker_needs_no_torch():
-    code = "import sys, hf_clip.scale.writer; sys.exit('torch' in sys.modules)"
+    code = "import sys, hf_clip.embedding.ray_engine; sys.exit('torch' in sys.modules)"
     lazy = {**os.environ, "HF_CLIP_LAZY": "1"}
     assert subprocess.run([sys.executable, "-c", code], env=lazy).returncode == 0

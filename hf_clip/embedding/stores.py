@@ -1,0 +1,74 @@
+"""The two places for embeddings, a directory of parts and one file: what both do, and what they refuse."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+# files that one file of embeddings may be
+OUTPUT_SUFFIXES = (".safetensors", ".npy", ".parquet")
+
+
+class StoreError(ValueError):
+    """Raised for an output that cannot take these embeddings."""
+
+
+class EmbeddingStore(Protocol):
+    """Embeddings on disk: those of earlier runs, and those to come.
+
+    A store is opened in a `with`, which keeps other processes off. However a run ends, whatever was appended counts.
+    """
+
+    settings: dict[str, Any]
+    keeps_order: bool  # whether `finish` needs the order of all keys
+
+    @property
+    def holds_all(self) -> bool:
+        """True where this run embeds all images, False for one shard of them."""
+
+    @property
+    def name(self) -> str:
+        """The output as the user wrote it."""
+
+    @property
+    def unfinished(self) -> str:
+        """The path of what a stopped run leaves."""
+
+    def takes(self, key: str) -> bool:
+        """Return True if the image `key` belongs to this run."""
+
+    def done(self, retry_errors: bool = False) -> dict[str, str]:
+        """Return the version of each image that earlier runs embedded; of failed ones too, unless to be retried."""
+
+    def append(self, batch: Mapping[str, Any]) -> None:
+        """Add a batch of columns: `key`, `path`, `version`, `embedding`, `error`, and those of the source."""
+
+    def flush(self) -> None:
+        """Write what has been appended."""
+
+    def finish(self, order: list[str], gone: Mapping[str, str], changed: Mapping[str, str]) -> int:
+        """Complete the output; drop and count the rows of images that are gone or have changed."""
+
+
+def is_directory(output: str) -> bool:
+    """Return True if an output is a directory of parts: an address, a directory, or a name without a suffix."""
+    path = Path(output)
+    return "://" in output or (path.suffix not in OUTPUT_SUFFIXES and (path.is_dir() or not path.suffix))
+
+
+def check_settings(path: str | Path, theirs: dict, ours: dict, tolerance: float) -> None:
+    """Raise StoreError unless the rows at `path`, made with settings `theirs`, may stand beside rows of `ours`."""
+    for key in ("normalize", "dtype"):
+        if theirs[key] != ours[key]:
+            raise StoreError(_other(path, f"{key} {theirs[key]}", f"{key} {ours[key]}"))
+    old, new = np.array(theirs["probe"]), np.array(ours["probe"])
+    if old.shape != new.shape or np.linalg.norm(old - new) > tolerance:
+        raise StoreError(_other(path, f"another model ({theirs['model']})", ours["model"]))
+
+
+def _other(path: str | Path, theirs: str, ours: str) -> str:
+    return f"{path} was made with {theirs}, not {ours}: pass --restart to begin anew, or choose another output"
+
+
+__all__ = ["OUTPUT_SUFFIXES", "EmbeddingStore", "StoreError", "check_settings", "is_directory"]
