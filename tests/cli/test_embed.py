@@ -119,7 +119,7 @@ def test_a_failure_while_finishing_keeps_all(embed, photos, tmp_path, capsys, mo
     with monkeypatch.context() as patch:
         patch.setattr(file_store, "_write_raw", fail)
         assert embed() == (1, ["new.png"])
-    assert "error: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert "out.npy cannot be written: there is no room for it" in capsys.readouterr().err
     assert (tmp_path / "out.npy").read_bytes() == before
     assert left_behind(tmp_path) == {"out.npy.partial", "out.npy.partial.jsonl"}
     assert embed() == (0, [])

@@ -366,7 +366,7 @@ def test_a_full_disk_loses_no_finished_part(embed, tmp_path, capsys, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(pq, "write_table", full)
         assert embed() == 1
-    assert "No space left on device" in capsys.readouterr().err
+    assert "cannot be written: there is no room for it" in capsys.readouterr().err
     assert len(all_rows(tmp_path / "emb")) == 4
     assert embed() == 0
     assert len(all_rows(tmp_path / "emb")) == 8
