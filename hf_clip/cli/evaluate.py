@@ -129,6 +129,7 @@ def zero_shot(
     rows = tasks.to_rows(data)
     if prompts is not None:
         texts = prompt_sets.prompts(prompts).templates
+        say(f"prompts of {prompts}: {len(texts)} templates, as clip_benchmark has them", err=True)
         if not names:
             names = prompt_sets.names_for(rows.labels, prompts)
             if names is not None and names != list(rows.labels):

@@ -23,7 +23,7 @@ def merge(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
     alpha: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Weight of the fine-tune (default: 0.5); 1 merges an adapter whole."),
+        typer.Option(min=0, max=1, help="Weight of the fine-tune (default: 0.5, for an adapter 1)."),
     ] = None,
     sweep: Annotated[
         str | None,
@@ -49,9 +49,11 @@ def merge(
     check_source(base, "merge", "model", "checkpoint")
     check_source(tuned, "merge", "model", "checkpoint", "adapter")
     check_output(output, force)
-    shares = [0.5 if alpha is None else alpha] if sweep is None else parse_sweep(sweep)
 
     from ..training.adapters import is_adapter, merged
+
+    half = 1.0 if is_adapter(tuned) else 0.5  # half an adapter is not what a merge of it is taken for
+    shares = [half if alpha is None else alpha] if sweep is None else parse_sweep(sweep)
     from ..training.interpolation import interpolated
 
     first, processor = common.load(base, Precision.float32, "cpu", False, trust_remote_code)

@@ -9,6 +9,7 @@ from typing import Any
 from ..utils.packages import require
 from .rows import DataError
 
+SEPARATORS = ",;\t"  # open_clip and spreadsheets of many countries write .csv with others than commas
 Mappings = Iterator[dict[str, Any]]
 
 
@@ -17,9 +18,12 @@ def read_table(path: Path) -> Mappings:
     return READERS[path.suffix.lower()](path)
 
 
-def _separated(path: Path, delimiter: str) -> Mappings:
+def _separated(path: Path) -> Mappings:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
+            header = file.readline()
+            delimiter = max(SEPARATORS, key=header.count)  # a comma where the first line has none
+            file.seek(0)
             for row in csv.DictReader(file, delimiter=delimiter, strict=True):
                 if None in row or None in row.values():
                     raise DataError(f"a row of {path} has not as many columns as the first line names: {row}")
@@ -52,8 +56,8 @@ def _parquet(path: Path) -> Mappings:
 
 
 READERS: dict[str, Callable[[Path], Mappings]] = {
-    ".csv": lambda path: _separated(path, ","),
-    ".tsv": lambda path: _separated(path, "\t"),
+    ".csv": _separated,
+    ".tsv": _separated,
     ".jsonl": _json_lines,
     ".parquet": _parquet,
 }

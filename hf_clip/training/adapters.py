@@ -26,9 +26,19 @@ def is_adapter(folder: str | os.PathLike[str]) -> bool:
 def merged(base: PreTrainedModel, folder: str | os.PathLike[str]) -> PreTrainedModel:
     """Merge the adapter in a folder into its base model, in place."""
     require("peft", "peft", f"the adapter in {folder}")
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 
-    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+    # PEFT leaves out weights that have no place, with a warning
+    tuned = PeftModel.from_pretrained(base, folder)
+    places = {name: tensor.shape for name, tensor in get_peft_model_state_dict(tuned).items()}
+    given = {name: tensor.shape for name, tensor in load_peft_weights(str(folder), device="cpu").items()}
+    other = [name for name in places.keys() | given.keys() if places.get(name) != given.get(name)]
+    if other:
+        raise ValueError(
+            f"{folder} is an adapter of another model, {len(other)} of its weights do not fit: give the model that it "
+            "was trained on"
+        )
+    return tuned.merge_and_unload()
 
 
 __all__ = ["add_lora", "is_adapter", "merged"]

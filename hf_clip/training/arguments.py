@@ -8,6 +8,8 @@ from transformers import TrainingArguments
 from .parameters import PARTS
 
 DUPLICATES = ("positive", "negative")
+LOSS_NAMES = ("contrastive", "classes", "siglip")
+BALANCES = ("none", "weights", "sampler")
 
 
 @dataclass
@@ -27,6 +29,11 @@ class CLIPTrainingArguments(TrainingArguments):
         metric_for_best_model: With `load_best_model_at_end`, the mean recall at 1 by default.
         greater_is_better: True if a larger metric is better.
         label_names: Empty, as none of the inputs is a label to `Trainer`.
+        loss: "contrastive" is CLIP's own; "classes" is the cross-entropy over the prompts of all classes, for data with
+            labels; "siglip" compares each image with each text on its own.
+        balance: "weights" weighs the images of each class alike in the loss over classes, "sampler" draws each class
+            equally often, "none" takes the data as it is.
+        label_smoothing_factor: For the loss over classes.
         mini_batch_size: Encode this many pairs at a time; the loss still covers the whole batch (GradCache).
         global_negatives: Use the pairs of all processes as negatives.
         duplicates: "positive" makes equal captions or images positives of each other, "negative" treats them as
@@ -60,6 +67,8 @@ class CLIPTrainingArguments(TrainingArguments):
     )
     greater_is_better: bool | None = field(default=None, metadata={"help": "True if a larger metric is better."})
     label_names: list[str] | None = field(default_factory=list, metadata={"help": "Empty: no input is a label."})
+    loss: str = field(default="contrastive", metadata={"help": "The loss.", "choices": LOSS_NAMES})
+    balance: str = field(default="none", metadata={"help": "How classes are balanced.", "choices": BALANCES})
     mini_batch_size: int | None = field(default=None, metadata={"help": "Pairs to encode at a time (GradCache)."})
     global_negatives: bool = field(default=True, metadata={"help": "Use the pairs of all processes as negatives."})
     duplicates: str = field(
@@ -77,7 +86,8 @@ class CLIPTrainingArguments(TrainingArguments):
         """Check the settings, and choose the best checkpoint by the mean recall at 1 unless told otherwise."""
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "mean_recall@1", True
-        for name, choices in (("duplicates", DUPLICATES), ("train", PARTS)):
+        names = (("duplicates", DUPLICATES), ("train", PARTS), ("loss", LOSS_NAMES), ("balance", BALANCES))
+        for name, choices in names:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         for name in ("mini_batch_size", "train_last_layers"):
@@ -86,6 +96,18 @@ class CLIPTrainingArguments(TrainingArguments):
         for name in ("image_layer_decay", "text_layer_decay"):
             if (value := getattr(self, name)) is not None and not 0 < value <= 1:
                 raise ValueError(f"{name} is {value}: give a factor above 0 and up to 1, or None")
+        if self.loss != "classes" and self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor is {self.label_smoothing_factor}, but the loss {self.loss} has no labels: "
+                'set loss="classes", or leave it 0'
+            )
+        if self.loss != "classes" and self.balance == "weights":
+            raise ValueError(f'balance is "weights", the loss {self.loss} has no classes: take "sampler"')
+        if self.loss == "classes" and self.mini_batch_size is not None:
+            raise ValueError(
+                "mini_batch_size is for losses that compare pairs: with the loss over classes set "
+                "gradient_accumulation_steps, which has the same gradients"
+            )
         if self.max_logit_scale <= 0:
             raise ValueError(f"max_logit_scale is {self.max_logit_scale}: give a positive scale, such as 100")
         super().__post_init__()

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
 from ..data.images import ImageRef, UnreadableImageError
@@ -80,7 +81,8 @@ class PairDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
         text, key = self._text(row, index)
-        return {"image": row.image, "name": row.name, "text": text, "key": key, "index": index}
+        item = {"image": row.image, "name": row.name, "text": text, "key": key, "index": index}
+        return item if row.label is None else item | {"class": row.label}
 
     def every_caption(self) -> "PairDataset":
         """Return a data set with a pair for each caption, as evaluation needs it; a label stays one prompt."""
@@ -109,6 +111,38 @@ class PairDataset(Dataset):
             return text, text
         label = self.rows.labels[row.label]  # type: ignore[index]
         return self.templates[draw.randrange(len(self.templates))].format(label), label
+
+
+class BalancedSampler(Sampler):
+    """Draw rows so that each class comes equally often, anew in each epoch.
+
+    Args:
+        dataset: A PairDataset with labels.
+
+    Raises:
+        DataError: A row has no label.
+    """
+
+    def __init__(self, dataset: PairDataset):
+        if any(row.label is None for row in dataset.rows):
+            raise DataError(f"{dataset.rows.name} has images without a label: balance needs one for each")
+        self.dataset = dataset
+        self.weights = class_weights(dataset.rows)[torch.tensor([row.label for row in dataset.rows])]
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[int]:
+        # from seed and epoch alone, so that processes agree and a resumed run draws the same
+        generator = torch.Generator().manual_seed(hash((self.dataset.seed, int(self.dataset._epoch))) % 2**63)
+        return iter(torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist())
+
+
+def class_weights(rows: Rows) -> Tensor:
+    """Return weights (classes,) inverse to the images of each class, of mean 1 over the images."""
+    counts = torch.bincount(torch.tensor([row.label for row in rows]), minlength=len(rows.labels)).float()
+    present = (counts > 0).sum()
+    return torch.where(counts > 0, counts.sum() / (present * counts.clamp(min=1)), torch.zeros(()))
 
 
 class CLIPCollator:
@@ -144,6 +178,7 @@ class CLIPCollator:
             "text_ids": torch.tensor([number(row.get("key", row["text"]).encode()) for row in rows]),
             "valid": valid,
             "index": torch.tensor([row.get("index", -1) for row in rows]),
+            "classes": torch.tensor([row.get("class", -1) for row in rows]),
         }
 
     def _pixel_values(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
@@ -154,13 +189,17 @@ class CLIPCollator:
         readable = [image for image in images if image is not None]
         self._seen += len(images)
         self._unreadable += len(images) - len(readable)
-        if not readable or (self._seen >= ENOUGH and 2 * self._unreadable > self._seen):
+        if self._unreadable == self._seen or (self._seen >= ENOUGH and 2 * self._unreadable > self._seen):
             raise DataError(
                 f"{self._unreadable} of {self._seen} images cannot be read, the last of them {_name(rows[-1])}: check "
                 "the paths of the data set"
             )
+        # a batch of unreadable images alone is masked out as a whole, but needs the shape
+        readable = readable or [Image.new("RGB", (1, 1))] * len(images)
         pixels = self.image_processor(images=readable, return_tensors="pt")["pixel_values"]
         valid = torch.tensor([image is not None for image in images])
+        if not valid.any():
+            return torch.zeros_like(pixels)[place_of], valid[place_of]
         full = pixels.new_zeros(len(images), *pixels.shape[1:])
         full[valid] = pixels
         return full[place_of], valid[place_of]
@@ -225,4 +264,4 @@ def number(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
-__all__ = ["CLIPCollator", "PairDataset"]
+__all__ = ["BalancedSampler", "CLIPCollator", "PairDataset", "class_weights"]

@@ -72,8 +72,10 @@ def clip_loss(
 ) -> Tensor:
     """Compute the symmetric contrastive loss of a batch of pairs, optionally over all processes.
 
-    Rows whose ids are equal, of the image or of the text, belong to each other as the pair itself does: the target is
-    spread evenly over them. Without ids the i-th image belongs to the i-th text alone.
+    Rows with equal ids, of the image or of the text, are positives of each other: the target is spread evenly over
+    them, as in supervised contrastive learning. So the loss of a row with n positives is at least log n, which
+    `loss_floor` computes, and among exactly equal texts the gradient is that of the pair alone. Without ids the i-th
+    image belongs to the i-th text alone.
 
     With `gather`, each process compares its own rows with those of all processes. The value is the loss of the whole
     batch, and the mean of the processes' gradients, which DistributedDataParallel computes, is its exact gradient.
@@ -129,6 +131,138 @@ def clip_loss(
     return loss
 
 
+@torch.no_grad()
+def loss_floor(image_ids: Tensor, text_ids: Tensor, valid: Tensor | None = None, *, gather: bool = False) -> Tensor:
+    """Compute the least value that `clip_loss` can have with duplicates: the mean of log n over rows of n positives.
+
+    Args:
+        image_ids: (N,) int64; equal numbers are equal images.
+        text_ids: (N,) int64; equal numbers are equal texts.
+        valid: (N,) bool; False leaves a pair out.
+        gather: Use the pairs of all processes.
+
+    Returns:
+        The floor, a scalar; 0 without duplicates.
+    """
+    valid = torch.ones_like(image_ids, dtype=torch.bool) if valid is None else valid
+    image_ids, text_ids, valid = (gather_with_grad(ids) if gather else ids for ids in (image_ids, text_ids, valid))
+    positives = _positives(slice(None), len(image_ids), image_ids.device, image_ids[valid], text_ids[valid])
+    zero = torch.zeros((), device=image_ids.device)
+    return zero if positives is None else positives.sum(-1).float().log().mean()
+
+
+def class_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weights: Tensor | None = None,
+    smoothing: float = 0.0,
+    valid: Tensor | None = None,
+    gather: bool = False,
+) -> Tensor:
+    """Compute the cross-entropy of images over the prompts of all classes.
+
+    Args:
+        logits: (N, classes), scaled similarities of images and class prompts.
+        targets: (N,) int64, the class of each image.
+        weights: (classes,); the weight of each class's images. Equal weights unless given.
+        smoothing: The share of the target that is spread evenly over all classes.
+        valid: (N,) bool; False leaves an image out.
+        gather: Average over the images of all processes, so that the mean of their gradients is exact.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        ValueError: No image is valid.
+    """
+    losses = torch.nn.functional.cross_entropy(
+        logits, targets, weight=weights, label_smoothing=smoothing, reduction="none"
+    )
+    counted = torch.ones_like(losses) if weights is None else weights[targets]
+    if valid is not None:
+        # multiplied out, a loss of an unreadable image would still pass on NaN
+        losses, counted = losses.masked_fill(~valid, 0), counted.masked_fill(~valid, 0)
+    total, processes = counted.sum(), 1
+    if gather and is_distributed():
+        dist.all_reduce(total)
+        processes = dist.get_world_size()
+    if not total > 0:
+        raise ValueError("no image of the batch is valid: check the images of the data set")
+    return losses.sum() * processes / total
+
+
+def siglip_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor,
+    *,
+    image_ids: Tensor | None = None,
+    text_ids: Tensor | None = None,
+    valid: Tensor | None = None,
+    gather: bool = False,
+) -> Tensor:
+    """Compute SigLIP's loss (Zhai et al. 2023): the binary cross-entropy of each image with each text.
+
+    SigLIP trains a bias, which CLIP's checkpoints do not have. Here each batch uses the bias that minimizes its own
+    loss: predicted and true positives are then equally many, and as the derivative with respect to the bias is zero
+    there, the gradients of embeddings and scale are those of a bias that has converged. Scores of the trained model are
+    CLIP's cosines still.
+
+    Args:
+        image_embeds: (N, D), normalized.
+        text_embeds: (N, D), normalized.
+        logit_scale: The logarithm of the scale, a scalar.
+        image_ids: (N,) int64; equal numbers are equal images, which share their texts.
+        text_ids: (N,) int64; equal numbers are equal texts.
+        valid: (N,) bool; False leaves a pair out.
+        gather: Compare with the rows of all processes, which must hold equally many.
+
+    Returns:
+        The loss, a scalar: the sum over all pairings divided by the number of images.
+
+    Raises:
+        ValueError: No pair is valid, or the processes hold different numbers of pairs.
+    """
+    gather = gather and is_distributed()
+    count = len(image_embeds)
+    first = dist.get_rank() * count if gather else 0
+    rows, everyone = slice(first, first + count), [image_embeds, text_embeds, image_ids, text_ids, valid]
+    if gather:
+        everyone = [None if tensor is None else gather_with_grad(tensor) for tensor in everyone]
+    images, texts, all_image_ids, all_text_ids, all_valid = everyone
+    device, total = image_embeds.device, len(images)
+    keep = torch.ones(total, dtype=torch.bool, device=device) if all_valid is None else all_valid
+    if not keep.any():
+        raise ValueError("no pair of the batch is valid: check the images of the data set")
+    # the bias needs the scores of all pairings, on every process
+    labels = _positives(slice(None), total, device, all_image_ids, all_text_ids)
+    labels = _pairs(slice(None), total, device) if labels is None else labels
+    counted = keep[:, None] & keep
+    with torch.no_grad():
+        bias = _sigmoid_bias(contrastive_logits(images, texts, logit_scale)[counted], labels[counted].sum())
+    scores = contrastive_logits(image_embeds, texts, logit_scale) + bias
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        scores, labels[rows].to(scores.dtype), reduction="none"
+    )
+    loss = losses.masked_fill(~counted[rows], 0).sum() / keep.sum()
+    if not gather:
+        return loss
+    mean = loss.detach().clone()
+    dist.all_reduce(mean)
+    return loss * dist.get_world_size() + (mean - loss.detach() * dist.get_world_size())
+
+
+def _sigmoid_bias(scores: Tensor, positives: Tensor) -> Tensor:
+    """Find the bias at which the probabilities of all scores sum to the number of positives, by bisection."""
+    low, high = -scores.max() - 20, -scores.min() + 20
+    for _ in range(50):
+        middle = (low + high) / 2
+        above = (scores + middle).sigmoid().sum() > positives
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return (low + high) / 2
+
+
 def _directed(logits: Tensor, positives: Tensor | None, first: int, valid: Tensor | None) -> Tensor:
     """Sum the cross-entropy of rows of logits (n, N), which belong to the pairs from number `first` on."""
     if valid is not None:
@@ -162,4 +296,4 @@ def _positives(
     return same
 
 
-__all__ = ["clip_loss", "gather_with_grad", "is_distributed"]
+__all__ = ["class_loss", "clip_loss", "gather_with_grad", "is_distributed", "loss_floor", "siglip_loss"]

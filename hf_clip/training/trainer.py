@@ -1,6 +1,7 @@
 """`CLIPTrainer`: transformers' Trainer with CLIP's loss, parameter groups and metrics."""
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -30,9 +31,9 @@ from ..model.modeling_hf_clip_resnet import freeze_batch_norm
 from ..utils.text import listing
 from .arguments import CLIPTrainingArguments
 from .checkpoints import DataIdentity, check_same_run, checked_writing, last_checkpoint, whole_files
-from .datasets import CLIPCollator, PairDataset, own_words
+from .datasets import BalancedSampler, CLIPCollator, PairDataset, class_weights, own_words
 from .grad_cache import Embeds, Inputs, cached_step, check_no_live_batch_norm
-from .losses import clip_loss
+from .losses import class_loss, clip_loss, loss_floor, siglip_loss
 from .parameters import check_precision, clamp_logit_scale, param_groups, trainable, trained, undecayed
 
 MODEL_INPUTS = ("input_ids", "pixel_values", "attention_mask")
@@ -50,7 +51,7 @@ class CLIPTrainer(Trainer):
     the evaluators of `hf_clip.evaluation`.
 
     Args:
-        model: An HFCLIPModel, a transformers CLIPModel, or a PEFT adapter around one.
+        model: An HFCLIPModel, a transformers CLIPModel, or a PEFT adapter around one; None with a `model_init`.
         processor: The model's processor; checkpoints get it too.
         args: A CLIPTrainingArguments.
         train_dataset: A PairDataset, or any data set of mappings with `image` and `text`.
@@ -58,7 +59,8 @@ class CLIPTrainer(Trainer):
         watch: Evaluators by name, called at every evaluation with the model and its processor: a `ZeroShotSet`, or any
             function that returns a `Result`.
         strict: Stop at the first unreadable image instead of leaving it out.
-        **kwargs: Further arguments of `Trainer`, such as `callbacks`.
+        **kwargs: Further arguments of `Trainer`, such as `callbacks`; the metrics of a `compute_metrics` are added to
+            those of CLIP.
 
     Raises:
         TypeError: The model is not a CLIP with both towers, or `args` is another class.
@@ -73,7 +75,7 @@ class CLIPTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module,
+        model: PreTrainedModel | nn.Module | None,
         processor: Any,
         args: CLIPTrainingArguments,
         *,
@@ -87,10 +89,14 @@ class CLIPTrainer(Trainer):
             raise TypeError(
                 f"args is a {type(args).__name__}: make a CLIPTrainingArguments, it takes the same settings"
             )
-        if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
-            raise TypeError(f"{type(model).__name__} is not a CLIP with both towers: load an HFCLIPModel")
-        self._choose_parameters(model, args)
+        if model is not None:
+            self._choose_parameters(model, args)
+        elif kwargs.get("model_init") is None:
+            raise TypeError("model is None: give a CLIP, or a model_init that returns one")
+        self._own_metrics = kwargs.pop("compute_metrics", None)
         self.watch = dict(watch or {})
+        self._floors: list[Tensor] = []  # of the losses since the last log
+        self._class_weights = self._checked_classes(train_dataset, args)
         self._labeled = False  # whether the data set that is being evaluated has labels in place of captions
         streams = any(isinstance(data, IterableDataset) for data in (train_dataset, eval_dataset))
         kwargs.setdefault("data_collator", CLIPCollator(processor, strict, streams and args.world_size > 1))
@@ -111,11 +117,29 @@ class CLIPTrainer(Trainer):
 
     @staticmethod
     def _choose_parameters(model: nn.Module, args: CLIPTrainingArguments) -> None:
+        if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
+            raise TypeError(f"{type(model).__name__} is not a CLIP with both towers: load an HFCLIPModel")
         freeze_batch_norm(model, args.freeze_batch_norm)
         if not hasattr(model, "peft_config"):
             trainable(model, args.train, args.train_last_layers, args.train_logit_scale)
         elif args.train != "all" or args.train_last_layers is not None:
             raise ValueError("an adapter chooses what is trained: leave train and train_last_layers as they are")
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Make a model by `model_init`, as hyperparameter search does for each trial, and choose what is trained."""
+        model = super().call_model_init(trial)
+        self._choose_parameters(model, self.args)
+        return model
+
+    @staticmethod
+    def _checked_classes(data: Any, args: CLIPTrainingArguments) -> Tensor | None:
+        """Return the weights of classes, if wanted; raise DataError if the data has no labels but needs them."""
+        if data is None or (args.loss != "classes" and args.balance == "none"):
+            return None
+        if not isinstance(data, PairDataset) or any(row.label is None for row in data.rows):
+            setting = 'loss="classes"' if args.loss == "classes" else f'balance="{args.balance}"'
+            raise DataError(f"{setting} needs a PairDataset with a label for each image: give labels, or another")
+        return class_weights(data.rows) if args.balance == "weights" else None
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -125,6 +149,8 @@ class CLIPTrainer(Trainer):
         if self.train_dataset is None or len_of(self.train_dataset) == 0:
             raise DataError("the training set is empty: give at least two pairs")
         self._check_batches()
+        if self.args.mini_batch_size is not None and self.compute_loss_func is not None:
+            raise ValueError("mini_batch_size computes the loss of embeddings: leave out compute_loss_func")
         if self.args.mini_batch_size is not None:
             check_no_live_batch_norm(self.model.train())
         if resume_from_checkpoint is True:
@@ -174,11 +200,24 @@ class CLIPTrainer(Trainer):
                 "per_device_train_batch_size, or set dataloader_drop_last=False"
             )
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        data = self.train_dataset if train_dataset is None else train_dataset
+        return BalancedSampler(data) if self.args.balance == "sampler" else super()._get_train_sampler(train_dataset)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log metrics; where pairs have duplicates, also the loss above the floor that they give it."""
+        if "loss" in logs and self._floors:
+            floor = torch.stack(self._floors).mean().item()
+            self._floors.clear()
+            if floor > 0:
+                logs["loss_above_floor"] = logs["loss"] - floor
+        super().log(logs, start_time)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Accumulate the gradients of a batch, in mini-batches if `mini_batch_size` is set, and return its loss."""
         index = inputs.get("index")
         size = self.args.mini_batch_size
-        if size is None or size >= len(inputs["pixel_values"]):
+        if size is None or size >= len(inputs["pixel_values"]) or self._all_unreadable(inputs):
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             loss = self._cached_step(model, inputs, size)
@@ -207,9 +246,50 @@ class CLIPTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute the loss over the pairs of all processes."""
+        if self.args.loss == "classes":
+            return self._class_loss(model, inputs, return_outputs)
         outputs = model(**forward_inputs(inputs))
-        loss = self._loss(outputs.image_embeds, outputs.text_embeds, inputs)
+        if self._all_unreadable(inputs):
+            loss = _no_loss(outputs)
+        elif self.compute_loss_func is not None:
+            ids = {name: inputs.get(name) for name in ("image_ids", "text_ids", "valid", "classes")}
+            loss = self.compute_loss_func(outputs, ids, num_items_in_batch=num_items_in_batch)
+        else:
+            loss = self._loss(outputs.image_embeds, outputs.text_embeds, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _class_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], return_outputs: bool) -> Any:
+        """Compute the loss over the prompts of all classes, with one template that is drawn for each step."""
+        prompts = self._class_prompts(int(self.state.global_step))
+        outputs = model(input_ids=prompts.to(inputs["pixel_values"].device), pixel_values=inputs["pixel_values"])
+        labels = {name: inputs[name] for name in ("classes", "valid") if name in inputs}
+        if self._all_unreadable(inputs):
+            loss = _no_loss(outputs)
+        elif self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
+        else:
+            loss = class_loss(
+                outputs.logits_per_image,
+                labels["classes"],
+                weights=None if self._class_weights is None else self._class_weights.to(prompts.device),
+                smoothing=self.args.label_smoothing_factor,
+                valid=labels.get("valid"),
+                gather=True,
+            )
+        return (loss, outputs) if return_outputs else loss
+
+    def _all_unreadable(self, inputs: Mapping[str, Tensor]) -> bool:
+        """Return True if no process has a readable image in its batch, which then trains nothing."""
+        valid = inputs.get("valid")
+        if valid is None or (not self.args.world_size > 1 and bool(valid.any())):
+            return False
+        return not bool(self.accelerator.reduce(valid.sum(), "sum")) if self.args.world_size > 1 else True
+
+    def _class_prompts(self, step: int) -> Tensor:
+        data = self.train_dataset
+        template = data.templates[random.Random(hash((data.seed, step))).randrange(len(data.templates))]
+        texts = [template.format(label) for label in data.rows.labels]
+        return self.processing_class.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")["input_ids"]
 
     def _encoded_together(self, model: nn.Module, inputs: Inputs) -> list[Inputs]:
         """Return the inputs of each tower on their own, or of both together for wrappers that only hook `forward`."""
@@ -234,7 +314,11 @@ class CLIPTrainer(Trainer):
 
     def _loss(self, image_embeds: Tensor, text_embeds: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         joined = self.args.duplicates == "positive"
-        return clip_loss(
+        if joined and self.args.loss == "contrastive" and "image_ids" in inputs and self.model.training:
+            names = ("image_ids", "text_ids", "valid")
+            self._floors.append(loss_floor(*(inputs[name] for name in names), gather=self.args.global_negatives))
+        compute = siglip_loss if self.args.loss == "siglip" else clip_loss
+        return compute(
             image_embeds,
             text_embeds,
             self._logit_scale,
@@ -355,16 +439,21 @@ class CLIPTrainer(Trainer):
         return None, (images.float(), texts.float()), numbers
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        images, texts = (torch.from_numpy(np.asarray(rows)) for rows in prediction.predictions)
-        numbers = torch.from_numpy(np.asarray(prediction.label_ids))
+        predictions, label_ids = prediction.predictions, prediction.label_ids
+        if isinstance(predictions, list):  # of batches, with eval_do_concat_batches=False
+            predictions = tuple(map(np.concatenate, zip(*predictions, strict=True)))
+            label_ids = np.concatenate(label_ids)
+        metrics = {} if self._own_metrics is None else dict(self._own_metrics(prediction))
+        images, texts = (torch.from_numpy(np.asarray(rows)) for rows in predictions)
+        numbers = torch.from_numpy(np.asarray(label_ids))
         keep = numbers[:, 2].bool()
         images, texts, (image_ids, text_ids) = images[keep], texts[keep], numbers[keep, :2].T
         scale = self._logit_scale.detach().float().cpu()
         loss = {"loss": contrastive_loss_of_all(images, texts, scale, image_ids, text_ids)}
         if self._labeled:  # captions of a class are not right for one of its images alone
-            return loss
+            return metrics | loss
         ids, image_of_text = image_ids.unique(return_inverse=True)
-        return loss | retrieval_metrics(images[first_places(image_of_text, len(ids))], texts, image_of_text)
+        return metrics | loss | retrieval_metrics(images[first_places(image_of_text, len(ids))], texts, image_of_text)
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -415,6 +504,11 @@ class _Steps(TrainerCallback):
         self, args: CLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         clamp_logit_scale(self.trainer.accelerator.unwrap_model(self.trainer.model), args.max_logit_scale)
+
+
+def _no_loss(outputs: Any) -> Tensor:
+    """Return a loss of zero with gradients of zero, as every process has to take part in a backward pass."""
+    return 0.0 * outputs.logits_per_image.sum()
 
 
 def _one_ahead(rate: Callable[[int], float]) -> Callable[[int], float]:

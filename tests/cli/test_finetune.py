@@ -11,7 +11,10 @@ from support.data_sets import captions, class_folders, files, pairs_tar, write_c
 from transformers import AutoModel
 
 from hf_clip import HFCLIPProcessor
+from hf_clip.cli.finetune import Loss, chosen_loss, default_epochs
 from hf_clip.cli.merge import parse_sweep
+from hf_clip.data.read import read_rows
+from hf_clip.training.datasets import PairDataset
 
 pytestmark = pytest.mark.training
 
@@ -70,6 +73,15 @@ def test_a_finished_output_is_not_replaced_unless_forced(folder: Path, model: Pa
         (("--watch", "nowhere"), "there is no nowhere"),
         (("--templates", "a photo"), "lacks {}"),
         (("--watch", "{csv}"), "images without a label"),
+        (("--eval", "{csv}", "--eval", "{csv}"), "--eval is given 2 times: choose one"),
+        (("--epochs", "0"), "--epochs is 0, which trains nothing"),
+        (("--lr", "0"), "--lr is 0, which trains nothing"),
+        (("--lora-rank", "4"), "--lora-rank is for --train lora"),
+        (("--patience", "2"), "--patience needs --eval"),
+        (
+            ("--balance", "weights", "--loss", "contrastive"),
+            'balance is "weights", the loss contrastive has no classes',
+        ),
     ],
 )
 def test_bad_options_end_in_one_sentence(folder: Path, model: Path, tmp_path: Path, capsys, options, message: str):
@@ -79,6 +91,40 @@ def test_bad_options_end_in_one_sentence(folder: Path, model: Path, tmp_path: Pa
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_templates_are_for_labels(folder: Path, model: Path, tmp_path: Path, capsys):
+    csv = write_csv(folder / "pairs.csv", captions(folder))
+    assert run("finetune", csv, "--model", model, "--output", tmp_path / "tuned", *QUICK, "--templates", "a {}") == 1
+    assert "--templates are prompts for labels" in capsys.readouterr().err
+
+
+def test_columns_and_separators_are_found(folder: Path, model: Path, tmp_path: Path, capsys):
+    """open_clip writes tabs, and spreadsheets of many countries semicolons."""
+    rows = captions(folder)
+    for number, separator in enumerate(";\t"):
+        lines = [separator.join(("picture", "says")), *(separator.join((row["image"], row["text"])) for row in rows)]
+        (folder / f"{number}.csv").write_text("\n".join(lines))
+        columns = ("--image-column", "picture", "--text-column", "says")
+        output = tmp_path / f"tuned-{number}"
+        assert run("finetune", folder / f"{number}.csv", "--model", model, "--output", output, *QUICK, *columns) == 0
+    assert "2 steps of 4 images (1 epochs), contrastive loss; the rate rises to 1e-05" in capsys.readouterr().out
+
+
+def test_the_defaults_go_by_steps():
+    assert default_epochs(1) == 100  # of 100 images: 100 steps, not 3
+    assert default_epochs(10) == 30
+    assert default_epochs(5000) == 3
+
+
+def test_labels_are_trained_with_the_loss_over_classes_unless_it_cannot_be(folder: Path):
+    labels, pairs = (
+        PairDataset(read_rows(folder)),
+        PairDataset(read_rows(write_csv(folder / "x.csv", captions(folder)))),
+    )
+    assert chosen_loss(Loss.auto, labels, None) == "classes"
+    assert chosen_loss(Loss.auto, labels, 8) == chosen_loss(Loss.auto, pairs, None) == "contrastive"
+    assert chosen_loss(Loss.siglip, labels, None) == "siglip"
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """LoRA through the trainer and the commands, on both families."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.commands import run
 from support.data_sets import captions, class_folders, write_csv
 from support.originals import FAMILIES, inputs, load_original, original_model
@@ -121,3 +123,23 @@ def test_the_commands_of_the_page_run(repositories, tmp_path, monkeypatch):
         assert run(*shlex.split(line)[1:]) == 0
     assert (tmp_path / "lora" / "adapter_config.json").is_file()
     HFCLIPModel.from_pretrained(tmp_path / "lora-merged")
+
+
+def test_an_adapter_is_merged_into_its_own_model_alone_and_whole(repositories, tmp_path, capsys):
+    """A ResNet took the text half of a ViT's adapter, and without --alpha half of an adapter was merged."""
+    vit, resnet = repositories["tiny ViT"], repositories["tiny ResNet"]
+    folder = class_folders(tmp_path / "animals", each=4)
+    options = ("--train", "lora", "--lr", "1e-2", "--epochs", "2", "--batch-size", "4", "--workers", "0")
+    for name in ("one", "again"):
+        assert run("finetune", folder, "--model", vit, "--output", tmp_path / name, *options) == 0
+    weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "again")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())  # one seed
+    assert json.loads((tmp_path / "one" / "training.json").read_text())["settings"]["train"] == "lora"
+    assert run("merge", resnet, tmp_path / "one", "--output", tmp_path / "wrong") == 1
+    assert "is an adapter of another model" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+    assert run("merge", vit, tmp_path / "one", "--output", tmp_path / "whole") == 0
+    assert "alpha 1" in capsys.readouterr().out
+    whole = HFCLIPModel.from_pretrained(tmp_path / "whole").state_dict()
+    expected = merged(HFCLIPModel.from_pretrained(vit), tmp_path / "one").state_dict()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in expected.items())

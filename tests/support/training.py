@@ -14,7 +14,7 @@ from hf_clip.training.arguments import CLIPTrainingArguments
 from hf_clip.training.datasets import PairDataset
 from hf_clip.training.trainer import CLIPTrainer
 
-OWN = ("train_dataset", "eval_dataset", "watch", "callbacks", "strict")
+OWN = ("train_dataset", "eval_dataset", "watch", "callbacks", "strict", "compute_loss_func", "compute_metrics")
 
 
 def drawn(count: int = 16, seed: int = 0) -> list[dict[str, Any]]:

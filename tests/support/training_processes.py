@@ -18,6 +18,8 @@ from hf_clip.training.losses import clip_loss
 from .pairs import encode, gradients_of, own_half, pairs, training_model
 from .training import drawn, make_trainer
 
+LOSSES: dict[str, dict[str, Any]] = {"classes": {"balance": "weights", "label_smoothing_factor": 0.1}, "siglip": {}}
+
 
 class Stream(IterableDataset):
     """Pairs without a length."""
@@ -33,6 +35,12 @@ def duplicated(count: int = 16) -> PairDataset:
     return PairDataset(rows)
 
 
+def labeled(count: int = 16) -> PairDataset:
+    """Draw images of three classes."""
+    rows = [{"image": row["image"], "label": "abc"[place % 3]} for place, row in enumerate(drawn(count))]
+    return PairDataset(rows, templates=["a {}", "the {}"])
+
+
 class Gradients(TrainerCallback):
     """Keep the gradients that a step is made of."""
 
@@ -44,7 +52,7 @@ def trainer_gradients(repository: Path, folder: Path, **settings: Any) -> dict[s
     """Train one step on all 16 pairs, in float64 so that rounding hides nothing, and return the gradients."""
     gradients, model = Gradients(), training_model(repository).double()
     settings = {"max_steps": 1, "max_grad_norm": 0.0, "callbacks": [gradients], **settings}
-    make_trainer(repository, folder, model, train_dataset=duplicated(), **settings).train()
+    make_trainer(repository, folder, model, **{"train_dataset": duplicated(), **settings}).train()
     return gradients.found
 
 
@@ -80,6 +88,8 @@ def trainers(repositories: dict[str, Path], folder: Path) -> dict[Any, Any]:
         found[family, None] = trainer_gradients(repository, folder)
         found[family, 4] = trainer_gradients(repository, folder, mini_batch_size=4)
     repository = repositories["tiny ViT"]
+    for loss, settings in LOSSES.items():
+        found[loss] = trainer_gradients(repository, folder, loss=loss, train_dataset=labeled(), **settings)
     found["stock"] = stock_gradients(repository, folder, 8)
     trainer = make_trainer(repository, folder, eval_dataset=PairDataset(drawn(21)), per_device_eval_batch_size=4)
     sizes = []

@@ -1,5 +1,6 @@
 """The loss over several processes, against one large batch."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from support.distributed import on_two_processes
 from support.pairs import distributed_gradients, gradients, pairs, training_model, worst_error
 
 from hf_clip.model.modeling_hf_clip_base import contrastive_logits, contrastive_loss
-from hf_clip.training.losses import clip_loss, gather_with_grad
+from hf_clip.training.losses import class_loss, clip_loss, gather_with_grad, loss_floor, siglip_loss
 
 pytestmark = pytest.mark.training
 CASES = [(False, None), (True, None), (True, 4)]
@@ -75,3 +76,61 @@ def test_two_processes_give_the_gradient_of_one_large_batch(repositories: dict[s
                 assert torch.isclose(rank_loss, loss, rtol=1e-6)
                 assert rank_gradients.keys() == expected.keys()
                 assert worst_error(rank_gradients, expected) <= 1e-5, (family, duplicates, mini_batch_size)
+
+
+def test_the_floor_is_the_least_loss_that_duplicates_allow():
+    """Two classes, batch 128, a perfect model: the loss is ln 64 = 4.16, and nothing of it can be learned."""
+    classes = torch.arange(128) % 2
+    embeds = torch.eye(2)[classes]
+    ids = {"image_ids": torch.arange(128), "text_ids": classes}
+    assert loss_floor(**ids).item() == pytest.approx(math.log(64))
+    assert clip_loss(embeds, embeds, torch.tensor(5.0), **ids).item() == pytest.approx(math.log(64), abs=1e-5)
+    assert loss_floor(torch.arange(6), torch.arange(6)) == 0
+    valid = torch.tensor([True] * 5 + [False])
+    assert loss_floor(torch.arange(6), torch.tensor([0, 1, 2, 3, 4, 0]), valid) == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_over_classes_is_cross_entropy_of_the_valid_images(smoothing, weighted):
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(7, 3, generator=generator), torch.arange(7) % 3
+    valid = torch.tensor([True] * 6 + [False])
+    weights = torch.tensor([0.5, 1.0, 3.0]) if weighted else None
+    found = class_loss(logits, targets, weights=weights, smoothing=smoothing, valid=valid)
+    expected = torch.nn.functional.cross_entropy(logits[:6], targets[:6], weights, label_smoothing=smoothing)
+    torch.testing.assert_close(found, expected)
+    broken = logits.clone().requires_grad_()
+    with torch.no_grad():
+        broken[6] = torch.nan
+    class_loss(broken, targets, valid=valid).backward()
+    assert broken.grad[:6].isfinite().all()
+    with pytest.raises(ValueError, match="no image of the batch is valid"):
+        class_loss(logits, targets, valid=torch.zeros(7, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("ids", [None, torch.tensor([0, 1, 2, 0, 4, 5])], ids=["distinct", "duplicates"])
+def test_the_sigmoid_loss_has_the_gradient_of_a_bias_at_its_optimum(embeds, ids):
+    bias = torch.zeros((), requires_grad=True)
+    scale = SCALE.clone().requires_grad_()
+    rows = [rows.clone().requires_grad_() for rows in embeds]
+    labels = torch.eye(6) if ids is None else (ids[:, None] == ids).float()
+
+    def loss_with_bias() -> torch.Tensor:
+        scores = contrastive_logits(*rows, scale) + bias
+        return torch.nn.functional.binary_cross_entropy_with_logits(scores, labels, reduction="sum") / 6
+
+    optimizer = torch.optim.LBFGS([bias], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    optimizer.step(lambda: (optimizer.zero_grad(), value := loss_with_bias(), value.backward())[1])
+    expected = loss_with_bias()
+    gradients_ = torch.autograd.grad(expected, [*rows, scale])
+    found = siglip_loss(*rows, scale, text_ids=ids)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(torch.autograd.grad(found, [*rows, scale]), gradients_, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_sigmoid_loss_leaves_out_pairs_that_are_not_valid(embeds):
+    valid = torch.tensor([True, True, False, True, True, False])
+    expected = siglip_loss(*(rows[valid] for rows in embeds), SCALE)
+    torch.testing.assert_close(siglip_loss(*embeds, SCALE, valid=valid), expected)

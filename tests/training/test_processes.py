@@ -8,7 +8,16 @@ import torch
 from support.distributed import on_two_processes
 from support.pairs import encode, pairs, training_model, worst_error
 from support.training import drawn, make_trainer
-from support.training_processes import ORDERS, orders, sharded, stock_gradients, trainer_gradients, trainers
+from support.training_processes import (
+    LOSSES,
+    ORDERS,
+    labeled,
+    orders,
+    sharded,
+    stock_gradients,
+    trainer_gradients,
+    trainers,
+)
 
 from hf_clip import HFCLIPModel
 from hf_clip.training.datasets import PairDataset
@@ -28,6 +37,14 @@ def test_a_step_is_that_of_one_process(family, repositories, found, tmp_path, mi
     expected = trainer_gradients(repositories[family], tmp_path, per_device_train_batch_size=16)
     for rank in found:
         assert worst_error(rank[family, mini_batch_size], expected) <= 1e-5
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_step_of_another_loss_is_that_of_one_process(repositories, found, tmp_path, loss):
+    settings = {"loss": loss, "train_dataset": labeled(), "per_device_train_batch_size": 16, **LOSSES[loss]}
+    expected = trainer_gradients(repositories["tiny ViT"], tmp_path, **settings)
+    for rank in found:
+        assert worst_error(rank[loss], expected) <= 1e-5
 
 
 def test_the_stock_trainer_compares_the_pairs_of_one_process_only(repositories, found, tmp_path):

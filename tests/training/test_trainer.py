@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from support.pairs import encode
-from support.training import changed, drawn, make_trainer, tensors
+from support.training import arguments, changed, drawn, make_trainer, processor, tensors
 from torch.utils.data import IterableDataset
 from transformers import CLIPModel
 
 from hf_clip import HFCLIPModel
 from hf_clip.data.rows import DataError
-from hf_clip.evaluation import retrieval
+from hf_clip.evaluation import retrieval, zero_shot
 from hf_clip.evaluation.tasks import ZeroShotSet
-from hf_clip.training.datasets import PairDataset
+from hf_clip.training.datasets import BalancedSampler, PairDataset, class_weights
 from hf_clip.training.losses import clip_loss
 from hf_clip.training.trainer import CLIPTrainer, NonFiniteLossError
 
@@ -157,6 +157,150 @@ def test_autocast_keeps_the_weights_in_float32(repository: Path, tmp_path: Path)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def labels(count: int = 16, classes: str = "ab") -> PairDataset:
+    """Draw noise with a label each; that of "b" is brighter."""
+    rows = []
+    for place, row in enumerate(drawn(count)):
+        label = classes[place % len(classes)]
+        shift = 127 * (label == "b")
+        rows.append({"image": row["image"].point([shift + value // 2 for value in range(256)] * 3), "label": label})
+    return PairDataset(rows, templates=["a {}", "the {}"])
+
+
+def test_the_loss_over_classes_is_cross_entropy_over_their_prompts(either: Path, tmp_path: Path):
+    trainer = make_trainer(either, tmp_path, train_dataset=labels(8), loss="classes", label_smoothing_factor=0.1)
+    batch = trainer.data_collator([trainer.train_dataset[place] for place in range(8)])
+    with torch.no_grad():
+        model = HFCLIPModel.from_pretrained(either).eval()
+        images, processor = model.encode_image(batch["pixel_values"]), trainer.processing_class
+        found = trainer.compute_loss(trainer.model.train(), batch)
+        losses = []
+        for template in ("a {}", "the {}"):  # one of them is drawn for a step
+            prompts = [template.format(name) for name in "ab"]
+            texts = model.encode_text(processor.tokenizer(prompts, return_tensors="pt")["input_ids"])
+            texts, images = (torch.nn.functional.normalize(rows) for rows in (texts, images))
+            logits = model.logit_scale.exp() * images @ texts.T
+            losses.append(torch.nn.functional.cross_entropy(logits, batch["classes"], label_smoothing=0.1))
+    assert any(torch.isclose(found, loss, rtol=1e-5) for loss in losses)
+
+
+@pytest.mark.parametrize("loss", ["classes", "siglip"])
+@pytest.mark.slow
+def test_other_losses_learn(repository: Path, tmp_path: Path, loss: str):
+    settings = {"train_dataset": labels(16), "learning_rate": 3e-4, "max_steps": 20, "loss": loss}
+    trainer = make_trainer(repository, tmp_path, watch={"same": ZeroShotSet(labels(16).rows, ["a {}"])}, **settings)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0] * 0.75
+    assert loss == "siglip" or trainer.evaluate()["eval_same_acc1"] >= 0.75
+
+
+def test_rare_classes_weigh_or_come_as_much_as_others(repository: Path, tmp_path: Path):
+    rows = labels(16, "aaaaaaab")
+    assert class_weights(rows.rows).tolist() == pytest.approx([16 / 28, 4])
+    sampler = BalancedSampler(rows)
+    first = list(sampler)
+    assert first == list(BalancedSampler(rows))
+    rows.set_epoch(1)
+    assert list(sampler) != first
+    drawn_labels = []
+    for epoch in range(60):
+        rows.set_epoch(epoch)
+        drawn_labels += [rows.rows[place].label for place in sampler]
+    assert sum(drawn_labels) / len(drawn_labels) == pytest.approx(0.5, abs=0.06)
+    trainer = make_trainer(repository, tmp_path, train_dataset=rows, balance="sampler", max_steps=2)
+    assert trainer.train().global_step == 2
+    with pytest.raises(DataError, match=r'balance="sampler" needs a PairDataset with a label for each image'):
+        make_trainer(repository, tmp_path, balance="sampler")
+    with pytest.raises(DataError, match=r'loss="classes" needs a PairDataset'):
+        make_trainer(repository, tmp_path, loss="classes")
+
+
+def test_a_loss_of_ones_own_is_the_one_that_is_trained(repository: Path, tmp_path: Path):
+    """It was accepted and ignored."""
+    seen = []
+
+    def own(outputs, ids, num_items_in_batch=None):
+        seen.append((outputs.image_embeds.shape[0], set(ids)))
+        return outputs.image_embeds.sum() * 0 + 7
+
+    trainer = make_trainer(repository, tmp_path, max_steps=1, compute_loss_func=own)
+    assert trainer.train().training_loss == 7
+    assert seen == [(8, {"image_ids", "text_ids", "valid", "classes"})]
+    with pytest.raises(ValueError, match="leave out compute_loss_func"):
+        make_trainer(repository, tmp_path, mini_batch_size=2, compute_loss_func=own).train()
+    with pytest.raises(ValueError, match=r"label_smoothing_factor is 0.1, but the loss contrastive has no labels"):
+        make_trainer(repository, tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(ValueError, match=r"mini_batch_size is for losses that compare pairs"):
+        make_trainer(repository, tmp_path, loss="classes", mini_batch_size=2)
+
+
+def test_the_loss_is_logged_above_the_floor_of_duplicates(repository: Path, tmp_path: Path):
+    trainer = make_trainer(repository, tmp_path, train_dataset=labels(8), max_steps=1)
+    trainer.train()
+    (entry,) = [entry for entry in trainer.state.log_history if "loss_above_floor" in entry]
+    assert entry["loss"] - entry["loss_above_floor"] == pytest.approx(math.log(4), abs=1e-4)
+    trainer = make_trainer(repository, tmp_path, max_steps=1)
+    trainer.train()
+    assert not any("loss_above_floor" in entry for entry in trainer.state.log_history)
+
+
+def test_a_labeled_evaluation_set_has_the_accuracy_of_zero_shot(either: Path, tmp_path: Path):
+    """Its recall would be low for any model: captions of a class are not right for one of its images alone."""
+    trainer = make_trainer(either, tmp_path, eval_dataset=labels(9, "abc"))
+    found = trainer.evaluate()
+    model, rows = trainer.model.eval(), labels(9, "abc").rows
+    expected = zero_shot(model, trainer.processing_class, rows, templates=["a {}", "the {}"])
+    assert found["eval_acc1"] == expected.metrics["acc1"]
+    assert not any("recall" in name for name in found)
+    assert "eval_loss" in found
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_batch_of_unreadable_images_alone_is_passed_over(repository: Path, tmp_path: Path, rows_on_disk, size):
+    """It ended a training that leaves unreadable images out."""
+    trainer = make_trainer(repository, tmp_path, train_dataset=PairDataset(rows_on_disk), mini_batch_size=size)
+    rows = [trainer.train_dataset[place] for place in range(16)]
+    trainer.data_collator(rows[:8])
+    for row in rows_on_disk[8:12]:
+        Path(row["image"]).unlink()
+    batch = trainer.data_collator(rows[8:12])
+    assert batch["pixel_values"].shape == (4, 3, 32, 32)
+    assert not batch["valid"].any()
+    trainer.current_gradient_accumulation_steps = 1
+    assert trainer.training_step(trainer.model, batch) == 0
+    gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+def test_arguments_of_the_stock_trainer_are_honored(repository: Path, tmp_path: Path):
+    """compute_metrics, model_init and eval_do_concat_batches ended in a TypeError."""
+    settings = {"eval_dataset": PairDataset(drawn(6)), "per_device_eval_batch_size": 2}
+    expected = make_trainer(repository, tmp_path, **settings).evaluate()
+    trainer = make_trainer(
+        repository,
+        tmp_path,
+        **settings,
+        eval_do_concat_batches=False,
+        compute_metrics=lambda prediction: {"batches": len(prediction.predictions)},
+    )
+    found = trainer.evaluate()
+    assert found["eval_batches"] == 3
+    assert found["eval_mean_recall@1"] == expected["eval_mean_recall@1"]
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"])
+    trainer = CLIPTrainer(
+        None,
+        processor(repository),
+        arguments(tmp_path, train="text"),
+        train_dataset=PairDataset(drawn()),
+        model_init=lambda: HFCLIPModel.from_pretrained(repository),
+    )
+    assert trainer.train().global_step == 2
+    assert not any(parameter.requires_grad for parameter in trainer.model.vision_model.parameters())
+    with pytest.raises(TypeError, match="model is None: give a CLIP, or a model_init"):
+        CLIPTrainer(None, processor(repository), arguments(tmp_path))
 
 
 def rates(trainer: CLIPTrainer) -> list[float]:
