@@ -4,10 +4,30 @@ import os
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from packaging.version import Version
+from transformers import GenerationConfig, PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+HF_CLIP_VERSION = "0.2.0"
+"""The version that config.json names as its writer; this file travels without the package that knows its own."""
 
 # stock configs from before 2023 hold this id, and their texts end at the highest id
 LEGACY_EOS_TOKEN_ID = 2
+VOCAB_SIZE = 49408
+
+STOCK_TYPES = {
+    "clip": "hf_clip",
+    "clip_text_model": "hf_clip_text_model",
+    "clip_vision_model": "hf_clip_vision_model",
+}
+# fields of config.json that transformers reads beside those of its base class
+READ_BY_TRANSFORMERS = {
+    *("_attn_implementation_internal", "_commit_hash", "_experts_implementation_internal", "_name_or_path"),
+    *("attn_implementation", "auto_map", "experts_implementation", "model_type", "name_or_path", "num_labels"),
+    *("output_attentions", "per_layer_config", "quantization_config", "torch_dtype", "use_cache"),
+}
 
 
 def check_is_folder(path: str | os.PathLike | None) -> None:
@@ -21,17 +41,21 @@ def check_is_folder(path: str | os.PathLike | None) -> None:
 
 def _from_stock(config: dict[str, Any]) -> dict[str, Any]:
     """Translate the config.json of a stock CLIP folder; return any other unchanged."""
-    if config.get("model_type") == "clip":
-        # `*_config_dict` repeats what the sub-configs say
-        config = {key: value for key, value in config.items() if not key.endswith("_config_dict")}
-        config["model_type"] = "hf_clip"
-        for key, model_type in (("text_config", "clip_text_model"), ("vision_config", "clip_vision_model")):
-            config[key] = _from_stock({"model_type": model_type, **(config.get(key) or {})})
-    elif config.get("model_type") in ("clip_text_model", "clip_vision_model"):
-        config = {**config, "model_type": f"hf_{config['model_type']}"}
-        if config.get("eos_token_id") == LEGACY_EOS_TOKEN_ID and config.get("vocab_size", 49408) == 49408:
+    model_type = config.get("model_type")
+    if model_type not in STOCK_TYPES:
+        return config
+    # `*_config_dict` repeats the sub-configs; fields that only stock classes read are no news
+    config = {key: value for key, value in config.items() if not key.endswith("_config_dict")}
+    config |= {"model_type": STOCK_TYPES[model_type], "hf_clip_version": HF_CLIP_VERSION}
+    if model_type == "clip":
+        for key, part in (("text_config", "clip_text_model"), ("vision_config", "clip_vision_model")):
+            config[key] = _from_stock({"model_type": part, **(config.get(key) or {})})
+    elif config.get("eos_token_id") == LEGACY_EOS_TOKEN_ID:
+        if config.get("vocab_size", VOCAB_SIZE) == VOCAB_SIZE:
             # the published stock configs carry the ids of another model (transformers#24773)
-            config["bos_token_id"], config["eos_token_id"] = 49406, 49407
+            config["bos_token_id"], config["eos_token_id"] = VOCAB_SIZE - 2, VOCAB_SIZE - 1
+        else:
+            config["eos_token_id"] = None  # the stock model reads such texts at their highest id
     return config
 
 
@@ -44,11 +68,28 @@ class HFCLIPBaseConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         check_is_folder(pretrained_model_name_or_path)
         config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        _check_model_type(config, cls, pretrained_model_name_or_path)
         config, part = _from_stock(config), cls.base_config_key
         if part and part in config:  # a tower of a joint folder computes in the dtype of the folder
             dtype = config.get("dtype") or config.get("torch_dtype")
             config = {**config, part: {"dtype": dtype, **(config[part] or {})}}
         return config, kwargs
+
+    def __post_init__(self, **kwargs):
+        version = kwargs.pop("hf_clip_version", None)
+        unread = sorted(kwargs.keys() - READ_BY_TRANSFORMERS - GenerationConfig._get_default_generation_params().keys())
+        if unread and version is not None and Version(version) > Version(HF_CLIP_VERSION):
+            raise ValueError(
+                f"config.json was written by hf_clip {version} and has {', '.join(unread)}, which hf_clip "
+                f"{HF_CLIP_VERSION} does not know: update hf_clip"
+            )
+        if unread and version is None:
+            logger.warning(f"{type(self).__name__} has no field {', '.join(unread)}: nothing reads it")
+        super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields, and the version that writes them."""
+        return {**super().to_dict(), "hf_clip_version": HF_CLIP_VERSION}
 
 
 class HFCLIPVisionBaseConfig(HFCLIPBaseConfig):
@@ -227,10 +268,11 @@ class HFCLIPConfig(HFCLIPBaseConfig):
     logit_scale_init_value: float | int = 2.659260036932778  # log(1 / 0.07), paper section 2.5
 
     def __post_init__(self, **kwargs):
+        version = {key: value for key, value in kwargs.items() if key == "hf_clip_version"}
         if not isinstance(self.text_config, PreTrainedConfig):
-            self.text_config = HFCLIPTextConfig(**_from_stock(self.text_config or {}))
+            self.text_config = HFCLIPTextConfig(**(version | _from_stock(self.text_config or {})))
         if not isinstance(self.vision_config, PreTrainedConfig):
-            vision_config = _from_stock(self.vision_config or {})
+            vision_config = version | _from_stock(self.vision_config or {})
             self.vision_config = _vision_family(vision_config)(**vision_config)
         if self.projection_dim is None:
             self.projection_dim = self.vision_config.projection_dim
@@ -247,11 +289,22 @@ class HFCLIPConfig(HFCLIPBaseConfig):
         config = super().to_diff_dict()
         for key in self.sub_configs:
             config[key] = getattr(self, key).to_diff_dict()
-            config[key].pop("transformers_version", None)
+            for version in ("transformers_version", "hf_clip_version"):
+                config[key].pop(version, None)
         if "AutoModel" in config.get("auto_map", {}):
             # a class is registered with one Auto class; this is the one that the zero-shot pipeline asks for
             config["auto_map"]["AutoModelForZeroShotImageClassification"] = config["auto_map"]["AutoModel"]
         return config
+
+
+def _check_model_type(config: dict[str, Any], cls: type[PreTrainedConfig], source: str | os.PathLike) -> None:
+    """Raise ValueError for the folder of another model, whose fields transformers would take with a warning."""
+    ours = {*STOCK_TYPES, *STOCK_TYPES.values(), HFCLIPResNetConfig.model_type, cls.model_type}
+    if (model_type := config.get("model_type")) is not None and model_type not in ours:
+        raise ValueError(
+            f"{source} holds a {model_type!r}, not a CLIP of OpenAI's architecture with its vocabulary: load it with "
+            "transformers' own classes"
+        )
 
 
 def _check_heads(config: PreTrainedConfig) -> None:

@@ -25,13 +25,7 @@ from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutp
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_hf_clip import (
-    LEGACY_EOS_TOKEN_ID,
-    HFCLIPConfig,
-    HFCLIPResNetConfig,
-    HFCLIPTextConfig,
-    HFCLIPVisionConfig,
-)
+from .configuration_hf_clip import HFCLIPConfig, HFCLIPResNetConfig, HFCLIPTextConfig, HFCLIPVisionConfig
 from .modeling_hf_clip_base import (
     HFCLIPPreTrainedModel,
     HFCLIPProjection,
@@ -303,7 +297,7 @@ class HFCLIPTextModel(HFCLIPTransformerModel):
     def first_eot(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the position (B,) where each text (B, L) ends: its first EOT, or its highest id if it has none."""
         highest = input_ids.int().argmax(-1)  # as the original pools: EOT is the last id of its vocabulary
-        if self.config.eos_token_id in (None, LEGACY_EOS_TOKEN_ID):
+        if self.config.eos_token_id is None:
             return highest
         # the first match, because padding may reuse the EOT id
         is_eot = input_ids == self.config.eos_token_id

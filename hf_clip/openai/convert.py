@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import custom_object_save
 
-from ..model.configuration_hf_clip import HFCLIPConfig
+from ..model.configuration_hf_clip import VOCAB_SIZE, HFCLIPConfig
 from ..model.image_processing_hf_clip import HFCLIPImageProcessor
 from ..model.modeling_hf_clip import HFCLIPModel
 from ..model.processing_hf_clip import HFCLIPProcessor
@@ -33,7 +33,7 @@ from ..model.tokenization_hf_clip import HFCLIPTokenizer
 from ..utils.files import check_output, new_directory
 from .checkpoints import with_own_storage
 from .errors import CheckpointError
-from .infer_config import VOCAB_SIZE, infer_config
+from .infer_config import infer_config
 from .key_mapping import to_hf
 from .original import read_original
 from .published import DType, Layout
@@ -195,7 +195,8 @@ def stock_config(config: HFCLIPConfig) -> CLIPConfig:
     vision = config.vision_config
 
     def fields(tower: PreTrainedConfig) -> dict:
-        return {key: value for key, value in tower.to_diff_dict().items() if key != "model_type"}
+        own = ("model_type", "hf_clip_version")
+        return {key: value for key, value in tower.to_diff_dict().items() if key not in own}
 
     return CLIPConfig(
         text_config=fields(config.text_config),

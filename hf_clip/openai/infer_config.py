@@ -2,12 +2,17 @@
 
 from torch import Tensor
 
-from ..model.configuration_hf_clip import HFCLIPConfig, HFCLIPResNetConfig, HFCLIPTextConfig, HFCLIPVisionConfig
+from ..model.configuration_hf_clip import (
+    VOCAB_SIZE,
+    HFCLIPConfig,
+    HFCLIPResNetConfig,
+    HFCLIPTextConfig,
+    HFCLIPVisionConfig,
+)
 from .errors import CheckpointError
 from .variants import OPENAI, Variant
 
 HEAD_DIM = 64
-VOCAB_SIZE = 49408
 MAX_LAYERS = 500
 
 

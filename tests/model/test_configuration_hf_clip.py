@@ -1,10 +1,20 @@
 import json
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, CLIPConfig
+from transformers import AutoConfig, CLIPConfig, CLIPTextConfig, MetaClip2Config
 
-from hf_clip import HFCLIPConfig, HFCLIPResNetConfig, HFCLIPTextConfig, HFCLIPVisionConfig
+import hf_clip
+from hf_clip import (
+    HFCLIPConfig,
+    HFCLIPModel,
+    HFCLIPResNetConfig,
+    HFCLIPTextConfig,
+    HFCLIPTextModel,
+    HFCLIPVisionConfig,
+)
+from hf_clip.model import configuration_hf_clip
 
 TEXT = {"hidden_size": 96, "num_attention_heads": 3, "projection_dim": 48}
 VISION = {"ViT": HFCLIPVisionConfig(image_size=96, projection_dim=48), "ResNet": HFCLIPResNetConfig(projection_dim=48)}
@@ -84,3 +94,71 @@ def test_stock_configurations_are_read(tmp_path):
 def test_errors(make, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         make()
+
+
+def written(config, folder) -> dict:
+    config.save_pretrained(folder)
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("config", [HFCLIPConfig(), HFCLIPTextConfig(), HFCLIPVisionConfig(), HFCLIPResNetConfig()])
+def test_config_json_names_the_version_that_wrote_it(config, tmp_path):
+    assert written(config, tmp_path)["hf_clip_version"] == hf_clip.__version__
+    loaded = type(config).from_pretrained(tmp_path)
+    assert loaded.to_diff_dict() == config.to_diff_dict()
+    assert not hasattr(loaded, "hf_clip_version")
+    assert all("hf_clip_version" not in written(config, tmp_path).get(part, {}) for part in config.sub_configs)
+
+
+@pytest.mark.parametrize("load", [HFCLIPConfig.from_pretrained, AutoConfig.from_pretrained])
+@pytest.mark.parametrize("part", ["joint", "text_config", "vision_config"])
+def test_a_field_of_a_newer_version_is_refused_by_name(load, part, tmp_path):
+    fields = written(HFCLIPConfig(vision_config=HFCLIPResNetConfig(projection_dim=512)), tmp_path)
+    (fields if part == "joint" else fields[part])["pool_type"] = "avg"
+    fields["hf_clip_version"] = "99.1"
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"by hf_clip 99\.1 and has pool_type, which hf_clip .* does not know: update"):
+        load(tmp_path)
+
+
+def test_a_newer_version_without_new_fields_loads(tmp_path):
+    fields = written(HFCLIPConfig(), tmp_path) | {"hf_clip_version": "99.1"}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    loaded = HFCLIPConfig.from_pretrained(tmp_path).to_diff_dict()
+    assert loaded["text_config"] == HFCLIPConfig().to_diff_dict()["text_config"]
+    assert loaded["hf_clip_version"] == hf_clip.__version__
+
+
+def test_an_unread_field_is_named_in_a_warning(tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(configuration_hf_clip.logger, "warning", warnings.append)
+    HFCLIPTextConfig(hiden_size=512)
+    assert warnings == ["HFCLIPTextConfig has no field hiden_size: nothing reads it"]
+    CLIPConfig(vision_config={"initializer_factor": 0.5}).save_pretrained(tmp_path / "stock")
+    HFCLIPConfig.from_pretrained(tmp_path / "stock").save_pretrained(tmp_path)
+    HFCLIPConfig.from_pretrained(tmp_path)
+    assert len(warnings) == 1, "fields that only stock classes read are no news"
+
+
+@pytest.mark.parametrize("load", [HFCLIPConfig.from_pretrained, HFCLIPModel.from_pretrained])
+def test_the_folder_of_another_model_is_refused(load, tmp_path):
+    MetaClip2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a 'metaclip_2', not a CLIP of OpenAI's architecture"):
+        load(tmp_path)
+
+
+def test_id_2_is_an_eot_like_any_other(tmp_path):
+    """Stock configurations of CLIP's vocabulary hold it in error; of others they mean the highest id by it."""
+    own = HFCLIPTextConfig(vocab_size=1000, bos_token_id=0, eos_token_id=2)
+    ids = torch.tensor([[0, 900, 2, 1], [0, 5, 6, 2]])
+    assert first_eot(own, ids) == [2, 3]
+    CLIPTextConfig(vocab_size=1000, bos_token_id=0, eos_token_id=2).save_pretrained(tmp_path)
+    stock = HFCLIPTextConfig.from_pretrained(tmp_path)
+    assert stock.eos_token_id is None
+    assert first_eot(stock, ids) == [1, 2]
+    stock.save_pretrained(tmp_path)
+    assert HFCLIPTextConfig.from_pretrained(tmp_path).eos_token_id is None
+
+
+def first_eot(config: HFCLIPTextConfig, ids: torch.Tensor) -> list[int]:
+    return HFCLIPTextModel(config).first_eot(ids).tolist()
