@@ -15,10 +15,10 @@ from huggingface_hub.utils import tqdm
 from PIL import Image
 from torch import Tensor
 
-from ..model.configuration_hf_clip import HFCLIPConfig
+from ..model.configuration_hf_clip import VOCAB_SIZE, HFCLIPConfig
 from ..openai.clip import _transform, load
 from ..openai.errors import CheckpointError
-from ..openai.infer_config import VOCAB_SIZE, infer_config
+from ..openai.infer_config import infer_config
 from ..openai.key_mapping import BOOKKEEPING
 from ..openai.original import read_original
 from ..openai.published import published
