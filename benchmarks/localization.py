@@ -37,21 +37,21 @@ ALL_TEXTS = [f"a {color} {shape}" for color, shape in PAIRS]
 Scores = dict[str, float]
 
 
-def pictures(count: int, seed: int = 0) -> Iterator[tuple]:
+def pictures(count: int, seed: int = 0, square: bool = False) -> Iterator[tuple]:
     """Yield pictures of two shapes, their texts and their masks (2, height, width)."""
     rng = np.random.default_rng(seed)
     for _ in tqdm(range(count), desc="pictures"):
         first, second = (PAIRS[place] for place in rng.choice(len(PAIRS), 2, replace=False))
-        image, masks = draw_two(first, second, rng)
+        image, masks = draw_two(first, second, rng, square=square)
         yield image, [f"a {color} {shape}" for color, shape in (first, second)], masks
 
 
-def point(family: str, count: int, shifts: int) -> dict[str, Scores]:
+def point(family: str, count: int, shifts: int, square: bool) -> dict[str, Scores]:
     """Return hits and average precision of each method, and of random maps."""
     source = str(CHECKPOINTS[family])
     model, processor = load_clip(source)
     rng, found = np.random.default_rng(1), defaultdict(list)
-    for image, texts, masks in pictures(count):
+    for image, texts, masks in pictures(count, square=square):
         maps = {
             name(method, times): where(
                 model, processor, image, texts, method, whole=True, shifts=times, background=ALL_TEXTS
@@ -107,6 +107,9 @@ def main(
     count: Annotated[int, typer.Option("--pictures", help="Pictures of two shapes.")] = 500,
     shifts: Annotated[int, typer.Option(min=1, help="Shifts in each direction, beside none.")] = 2,
     models: Annotated[str, typer.Option(help="Architectures to time dense features of.")] = "ViT-B/32,RN50",
+    square: Annotated[
+        bool, typer.Option("--square", help="Square pictures, of which a shape takes a quarter.")
+    ] = False,
     rounds: Annotated[int, typer.Option(help="Turns that each way gets; medians are reported.")] = 9,
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the numbers.")] = Path(
         "build/benchmarks/localization.json"
@@ -118,7 +121,7 @@ def main(
     """
     console = Console(width=max(100, Console().width))
     console.print(describe(torch.device("cpu")))
-    pointing = {family: point(family, count, shifts) for family in CHECKPOINTS}
+    pointing = {family: point(family, count, shifts, square) for family in CHECKPOINTS}
     for family, rows in pointing.items():
         show(console, f"shapes-{family}, {count} pictures", rows)
     costs = {name: dense_cost(name, rounds) for name in filter(None, models.split(","))}

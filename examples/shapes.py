@@ -89,12 +89,16 @@ def draw(color: str | None, shape: str, rng: np.random.Generator, size: tuple[in
 
 
 def draw_two(
-    first: tuple[str, str], second: tuple[str, str], rng: np.random.Generator, side: int = 80
+    first: tuple[str, str], second: tuple[str, str], rng: np.random.Generator, side: int = 80, square: bool = False
 ) -> tuple[Image.Image, np.ndarray]:
-    """Two shapes beside or above each other on one background, and where each is: (2, height, width), booleans."""
+    """Two shapes beside or above each other on one background, and where each is: (2, height, width), booleans.
+
+    The picture is twice as long as high, or the other way round; with `square` it is 2 `side` in both directions.
+    """
     right, down = [(side, 0), (0, side)][rng.integers(2)]
-    image = _background(side + right, side + down, rng)
-    boxes = [(0, 0, side, side), (right, down, right + side, down + side)]
+    width, height = (2 * side, 2 * side) if square else (side + right, side + down)
+    image = _background(width, height, rng)
+    boxes = [(0, 0, width - right, height - down), (right, down, width, height)]
     masks = [
         _paint(image, box, _ink(color, rng), shape, rng)
         for (color, shape), box in zip((first, second), boxes, strict=True)

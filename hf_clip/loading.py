@@ -209,7 +209,7 @@ def _load_exported(
 
     if optimize:
         raise ValueError(f"{directory} is exported, its runtime has optimized the graph: leave optimize off")
-    precisions = {None: None, torch.float32: None, torch.float16: "fp16", torch.int8: "q8"}
+    precisions = {None: None, torch.float32: "fp32", torch.float16: "fp16", torch.int8: "q8"}
     if dtype not in precisions:
         raise ValueError(f"{directory} is exported and cannot compute in {dtype}: choose float16, int8, or none")
     return load_exported(directory, precisions[dtype], device)

@@ -1,7 +1,9 @@
 """An exported CLIP behind the methods of HFCLIPModel."""
 
 import os
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -16,6 +18,7 @@ from .manifest import Manifest, read_manifest
 from .sessions import OPEN, Session
 
 PRECISIONS = ("fp32", "fp16", "q8")
+DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "q8": "int8"}
 FEATURE_METHODS = {"vision": "get_image_features", "text": "get_text_features"}
 
 
@@ -50,11 +53,15 @@ class HFCLIPExportedModel:
         self.config.name_or_path = os.fspath(directory)
         self.logit_scale = torch.tensor(manifest.logit_scale)
         self.precision = _choose(manifest, precision, self.config.name_or_path)
-        self._sessions = {
-            part: _open(Path(directory), manifest, part, self.precision, torch.device(device or "cpu"))
+        self._files = {
+            part: _graph_file(Path(directory), manifest, part, self.precision)
             for part in FEATURE_METHODS
             if self.precision in manifest.graphs.get(part, {})
         }
+        # opened at first use: a search by text needs no image tower
+        self._open = partial(OPEN[manifest.runtime], device=torch.device(device or "cpu"))
+        self._sessions: dict[str, Session] = {}
+        self._lock = Lock()
 
     def eval(self) -> "HFCLIPExportedModel":
         """Return the model: an exported graph is in evaluation mode."""
@@ -91,12 +98,19 @@ class HFCLIPExportedModel:
         )
 
     def _run(self, part: str, **inputs: torch.Tensor) -> torch.Tensor:
-        if part not in self._sessions:
+        if part not in self._files:
             raise ValueError(
                 f"{self.config.name_or_path} has no {part} graph in {self.precision}: export it again with --parts "
                 "vision,text"
             )
-        return torch.from_numpy(self._sessions[part]({name: x.contiguous().numpy() for name, x in inputs.items()}))
+        session = self._session(part)
+        return torch.from_numpy(session({name: x.contiguous().numpy() for name, x in inputs.items()}))
+
+    def _session(self, part: str) -> Session:
+        with self._lock:
+            if part not in self._sessions:
+                self._sessions[part] = self._open(self._files[part])
+            return self._sessions[part]
 
 
 def load_exported(
@@ -124,15 +138,17 @@ def _choose(manifest: Manifest, precision: str | None, name: str) -> str:
     if not held:
         raise ValueError(f"{name} has neither a vision nor a text graph: export again with --parts vision,text")
     if precision is not None and precision not in held:
-        raise ValueError(f"{name} has no {precision}, it holds {', '.join(held)}: export again with --precision")
+        raise ValueError(
+            f"{name} has no {precision}, only {', '.join(held)}: pass dtype {DTYPE_NAMES[held[0]]}, or export it again"
+        )
     return precision or held[0]
 
 
-def _open(directory: Path, manifest: Manifest, part: str, precision: str, device: torch.device) -> Session:
+def _graph_file(directory: Path, manifest: Manifest, part: str, precision: str) -> Path:
     file = directory / manifest.graphs[part][precision]
     if not file.is_file():
         raise ValueError(f"{file} is missing, the manifest of {directory} names it: copy the whole folder")
-    return OPEN[manifest.runtime](file, device)
+    return file
 
 
 __all__ = ["PRECISIONS", "HFCLIPExportedModel", "load_exported", "load_exported_processor"]

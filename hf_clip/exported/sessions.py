@@ -53,6 +53,8 @@ def open_openvino(file: Path, device: torch.device) -> Session:
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     if name == "CPU":
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
+        # kernels are cached for each shape, and the cache grew by a megabyte for each length and batch of texts
+        settings["CPU_RUNTIME_CACHE_CAPACITY"] = "0"
     try:
         compiled = core.compile_model(str(file), name, settings)
     except RuntimeError as error:

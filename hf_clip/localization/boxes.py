@@ -1,4 +1,4 @@
-"""The peak of a map, and boxes around the places where it is high."""
+"""Peaks of maps, and boxes around the regions where a map is high."""
 
 from typing import Any
 
@@ -7,25 +7,25 @@ import torch
 from ..utils.packages import require
 
 THRESHOLD = 0.5
-SMALLEST = 0.001  # of the map's area
+MIN_REGION = 0.001  # share of the map's area
 
 
 def find_boxes(map: torch.Tensor, threshold: float = THRESHOLD) -> list[dict[str, Any]]:
-    """Find the boxes of the connected regions where a map of `where` is high.
+    """Find boxes around the connected regions where a map of `where` is high.
 
-    They are rough: a map has few positions, and its values are no probabilities.
+    Boxes are rough: a map has few positions, and its values are not probabilities.
 
     Args:
-        map: (height, width); NaN where the model sees nothing.
-        threshold: Share of the map's highest value that a region has to reach everywhere.
+        map: (height, width); NaN outside the crop of the model.
+        threshold: The share of the map's highest value that all places of a region reach.
 
     Returns:
-        One dictionary a region, by its highest value, best first: `box` (left, top, right, bottom) in pixels, and
-        `score`, that value. Regions of less than a thousandth of the map are left out. A map without a positive value
-        has none.
+        A dictionary for each region, highest score first: `box` (left, top, right, bottom) in pixels, and `score`, its
+        highest value. Regions smaller than a thousandth of the map are left out. A map without a positive value has no
+        regions.
 
     Raises:
-        ValueError: `map` has not two axes, or `threshold` is not between 0 and 1.
+        ValueError: `map` does not have two axes, or `threshold` is not between 0 and 1.
         MissingPackageError: SciPy is not installed.
 
     Example:
@@ -36,7 +36,7 @@ def find_boxes(map: torch.Tensor, threshold: float = THRESHOLD) -> list[dict[str
     from scipy.ndimage import find_objects, label, maximum
 
     if map.ndim != 2:
-        raise ValueError(f"the map has {map.ndim} axes, not height and width: give one of the maps of where()")
+        raise ValueError(f"the map has {map.ndim} axes, not height and width: pass one of the maps of where()")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold is {threshold}, not between 0 and 1: it is a share of the map's highest value")
     values = map.nan_to_num(0).numpy()
@@ -47,15 +47,15 @@ def find_boxes(map: torch.Tensor, threshold: float = THRESHOLD) -> list[dict[str
     boxes = [
         {"box": (columns.start, rows.start, columns.stop, rows.stop), "score": float(score)}
         for number, ((rows, columns), score) in enumerate(zip(find_objects(regions), scores, strict=True), start=1)
-        if (regions[rows, columns] == number).sum() >= SMALLEST * values.size
+        if (regions[rows, columns] == number).sum() >= MIN_REGION * values.size
     ]
     return sorted(boxes, key=lambda found: -found["score"])
 
 
 def find_peak(map: torch.Tensor) -> tuple[int, int]:
-    """Find x and y of the highest value of a map (height, width); of equal ones, the nearest to the middle.
+    """Return x and y of the highest value of a map (height, width); among equal values, of the nearest to the middle.
 
-    A map is flat between the outermost positions and the edge.
+    Equal values are common: a map is flat between the outermost positions and the edge.
     """
     values = map.nan_to_num(-torch.inf)
     places = (values == values.max()).nonzero()

@@ -1,4 +1,4 @@
-"""What a model sees of an image, and maps at the image's own size."""
+"""The pixels that a model reads of an image, and the way back from its positions to pixels of the image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from transformers.image_utils import SizeDict
 from ..model.image_processing_hf_clip import _resized_size
 from ..model.modeling_hf_clip_resnet import STRIDE
 
-MAX_POSITIONS = 4096  # attention grows with their square
+MAX_POSITIONS = 4096  # attention takes memory in their square
 
 
 @dataclass(frozen=True)
 class View:
-    """The pixels that a model reads of an image, and their place in it.
+    """Pixels that a model reads of an image, and the box that they cover in it.
 
     Args:
         pixel_values: (1, 3, height, width), normalized.
         size: Width and height of the image.
-        box: Left, top, right and bottom of what is read, in pixels of the image; it may reach beyond the image.
+        box: Left, top, right and bottom of the read part, in pixels of the image; it may reach beyond the image.
     """
 
     pixel_values: torch.Tensor
@@ -33,7 +33,7 @@ class View:
     def place(self, maps: torch.Tensor, covered: tuple[float, float, float, float] | None = None) -> torch.Tensor:
         """Resample maps (N, h, w) bilinearly to (N, height, width) of the image; NaN outside `box`.
 
-        They cover `box`, or `covered`, beyond which their edges are repeated.
+        The maps cover `box`, or `covered`, beyond which their edges are repeated.
         """
         grid = self._pixels_over(covered or self.box)
         placed = F.grid_sample(maps.float().cpu()[None], grid, padding_mode="border", align_corners=False)[0]
@@ -47,11 +47,11 @@ class View:
         return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1)[None]
 
     def windows(self, side: int, step: int) -> tuple[torch.Tensor, tuple[int, int], tuple[float, float, float, float]]:
-        """Cut windows of `side` pixels, at most `step` apart; the outermost reach a quarter beyond the repeated edges.
+        """Cut windows of `side` pixels, at most `step` apart; edges are repeated by a quarter of a window.
 
         Returns:
-            The windows (rows * columns, 3, side, side), rows and columns, and the box in pixels of the image that one
-            value for each window covers.
+            The windows (rows * columns, 3, side, side), rows and columns, and the box in pixels of the image that a map
+            with one value for each window covers.
         """
         (left, top, right, bottom), (height, width) = self.box, self.pixel_values.shape[2:]
         margin = side // 4
@@ -64,7 +64,7 @@ class View:
         return windows, (len(ys), len(xs)), covered
 
     def shifted(self, count: int, stride: int) -> Iterator["View"]:
-        """Yield `count`**2 views whose positions, `stride` pixels apart, lie between each other's; repeat edges."""
+        """Yield `count`**2 views, shifted by fractions of `stride`, the distance of positions; edges are repeated."""
         yield self
         (left, top, right, bottom), (height, width) = self.box, self.pixel_values.shape[2:]
         across, down = (right - left) / width, (bottom - top) / height  # pixels of the image for one of the view
@@ -76,23 +76,24 @@ class View:
             yield View(F.pad(self.pixel_values, padding, mode="replicate"), self.size, box)
 
 
-def view(processor: Any, image: Image.Image, config: Any, whole: bool) -> View:
-    """Prepare `image` as the processor does, or with `whole` all of it: no crop, sides rounded to whole positions.
+def view(processor: Any, image: Image.Image, config: Any, whole: bool, scale: float = 1) -> View:
+    """Prepare an image as the processor does; with `whole`, without the crop and with sides of whole positions.
 
     Args:
         processor: A processor or an image processor.
         image: The image.
         config: The configuration of the vision tower.
         whole: Read the image to its edges.
+        scale: Read the same part at this many times the resolution, for windows.
 
     Raises:
-        ValueError: With `whole`, the sides are so unequal that there would be over MAX_POSITIONS positions.
+        ValueError: With `whole` at scale 1, the sides are so unequal that there are over MAX_POSITIONS positions.
     """
     processor = getattr(processor, "image_processor", processor)
     if whole:
         stride = stride_of(config)
-        width, height = (_rounded(config.image_size * side / min(image.size), stride) for side in image.size)
-        if width * height > MAX_POSITIONS * stride**2:
+        width, height = (_rounded(scale * config.image_size * side / min(image.size), stride) for side in image.size)
+        if scale == 1 and width * height > MAX_POSITIONS * stride**2:
             raise ValueError(
                 f"the whole image of {image.width}x{image.height} pixels would be read at {width}x{height}, more than "
                 f"{MAX_POSITIONS} positions: crop it, or leave whole off"
@@ -100,8 +101,9 @@ def view(processor: Any, image: Image.Image, config: Any, whole: bool) -> View:
         options = {"do_resize": True, "size": {"height": height, "width": width}, "do_center_crop": False}
         pixel_values = processor(images=[image], return_tensors="pt", **options)["pixel_values"]
         return View(pixel_values, image.size, (0, 0, *image.size))
-    pixel_values = processor(images=[image], return_tensors="pt")["pixel_values"]
-    resized = _resized_size(image.width, image.height, _size(processor.size)) if processor.do_resize else image.size
+    size, crop_size = _scaled(processor.size, scale), _scaled(processor.crop_size, scale)
+    pixel_values = processor(images=[image], return_tensors="pt", size=size, crop_size=crop_size)["pixel_values"]
+    resized = _resized_size(image.width, image.height, SizeDict(**size)) if processor.do_resize else image.size
     crop = pixel_values.shape[:1:-1]
     starts = [_start(long, short) for long, short in zip(resized, crop, strict=True)]
     scales = [side / long for side, long in zip(image.size, resized, strict=True)]
@@ -111,23 +113,24 @@ def view(processor: Any, image: Image.Image, config: Any, whole: bool) -> View:
 
 
 def stride_of(config: Any) -> int:
-    """Return the pixels between two positions of a vision tower."""
+    """Return the distance of two positions of a vision tower in pixels."""
     return STRIDE if config.is_resnet else config.patch_size
 
 
 def _spread(last: int, step: int) -> list[int]:
-    """List whole numbers from 0 to `last`, even up to rounding and at most about `step` apart."""
+    """List evenly spaced integers from 0 to `last`, at most about `step` apart."""
     return torch.linspace(0, last, -(-last // step) + 1).round().int().tolist()
 
 
 def _cells(starts: list[int], center: float) -> tuple[float, float]:
-    """Return where cells around `starts` + `center` begin and end."""
+    """Return the first and the last edge of cells whose centers are `starts` + `center`."""
     half = starts[-1] / (len(starts) - 1) / 2
     return center - half, starts[-1] + center + half
 
 
-def _size(size: Any) -> SizeDict:
-    return size if isinstance(size, SizeDict) else SizeDict(**size)
+def _scaled(size: Any, scale: float) -> dict[str, int]:
+    """Multiply the sides in an image processor's size."""
+    return {name: round(side * scale) for name, side in dict(size).items() if side}
 
 
 def _rounded(side: float, stride: int) -> int:
@@ -135,7 +138,7 @@ def _rounded(side: float, stride: int) -> int:
 
 
 def _start(resized: int, crop: int) -> int:
-    """Return where torchvision's center crop begins; it pads what is smaller."""
+    """Return the first pixel of torchvision's center crop; negative for a smaller image, which it pads."""
     return round((resized - crop) / 2) if resized >= crop else -((crop - resized) // 2)
 
 

@@ -1,4 +1,4 @@
-"""One map per text, at the image's own size."""
+"""Maps of texts and of attention over an image, at the size of the image."""
 
 import os
 from collections.abc import Sequence
@@ -13,13 +13,17 @@ from ..embedding.texts import embed_texts
 from ..model.configuration_hf_clip import HFCLIPConfig, _from_stock
 from ..model.image_processing_hf_clip import open_image
 from ..model.modeling_hf_clip import HFCLIPModel
-from .geometry import View, stride_of, view
-from .relevance import METHODS, attention_weights, grid, is_resnet, windows
+from .geometry import stride_of, view
+from .relevance import METHODS, attention_weights, grid, is_resnet, score_windows
 
 ALL_METHODS = (*METHODS, "windows")
+# resolutions at which windows of the model's size are cut: their sides are 1 to 1/3 of the short side
+SCALES = (1, 1.5, 2, 2.5, 3)
+SINGLE_SCALE_PENALTY = 0.01
+MAX_WINDOWS = 8192
 
 BACKGROUND = ("a photo", "a background", "a texture", "something")
-"""Texts that fit anywhere: what a place has in common with these says nothing."""
+"""Texts that fit any place: similarity with them is subtracted from every score."""
 
 
 def where(
@@ -35,38 +39,37 @@ def where(
 ) -> torch.Tensor:
     """Map where in an image each of the texts is.
 
-    Texts are compared with the background: a score is the cosine similarity of image and text less the mean of those
-    of image and `background`. A call leaves nothing behind in the model, so that threads may share it.
+    A score is the cosine similarity of image and text minus the mean similarity of image and `background`; below 0 the
+    background fits better. A call leaves no hook and no setting in the model, so threads may share it.
 
-    - "dense": the score of each position's own embedding (see `HFCLIPModel.get_dense_image_features`). Below 0 the
-      background fits better.
-    - "gradient": how much each position contributes to the score of the whole image, 0 or more, in no unit: Grad-CAM
+    - "dense": the score of each position's own embedding (see `HFCLIPModel.get_dense_image_features`).
+    - "gradient": the contribution of each position to the score of the whole image, 0 or more, without a unit: Grad-CAM
       for a ResNet, gradient-weighted attention relevance for a ViT.
-    - "rollout": where the model attends, the same for every text.
-    - "windows": the score of the window around each place, embedded as an image of its own: windows of the model's
-      size, a quarter of it apart. The best at pointing at what fills a window, and many times as slow; give `whole`.
+    - "rollout": the attention of the model, the same for every text.
+    - "windows": the score of the windows around each place, each embedded as an image of its own. Windows have sides of
+      the image's short side down to a third of it, and overlap by three quarters. The best method at pointing, and
+      hundreds of times as slow as "dense".
 
     Args:
         model: An HFCLIPModel of either family or a stock CLIPModel, in evaluation mode; "gradient" needs one that is
             not optimized.
         processor: Its processor.
         image: The image, or its path or URL; the EXIF orientation is not applied.
-        texts: The texts, used as they are: write "a red circle", not a label for a template.
-        method: One of the four.
+        texts: Complete texts, such as "a red circle"; no template is applied.
+        method: "dense", "gradient", "rollout" or "windows".
         whole: Read the image to its edges with interpolated positions, instead of the square in its middle that the
             processor crops.
-        shifts: Read the image this many times in each direction, shifted by a fraction of a position, and average the
-            maps: finer, in `shifts`**2 of the time. With "windows" they lie this many times closer.
-        background: Texts to compare with; none leaves the plain similarity.
+        shifts: Average the maps of `shifts`**2 readings, shifted by a fraction of a position: finer and slower. With
+            "windows", the windows lie this many times closer.
+        background: Texts whose mean similarity is subtracted; without any, scores are plain similarities.
 
     Returns:
-        (texts, height, width), float32 on the CPU, bilinear between the model's positions. NaN marks what the model
-        does not see, outside the crop.
+        (texts, height, width), float32 on the CPU, bilinear between the model's positions. NaN outside the crop.
 
     Raises:
-        TypeError: The model is no CLIP with both towers, or `image` no single image.
-        ValueError: There are no texts or no such method, `shifts` is below 1, the model is in training mode or
-            optimized, or `whole` leads to too many positions.
+        TypeError: The model is not a CLIP with both towers, or `image` is not a single image.
+        ValueError: There are no texts, the method is unknown, `shifts` is below 1, the model is in training mode or
+            optimized, or the image is so oblong that there are too many positions or windows.
 
     Example:
         >>> maps = hf_clip.where(model, processor, "photo.jpg", ["a cat", "the sofa"])
@@ -74,26 +77,57 @@ def where(
     """
     check_list("texts", texts)
     if method not in ALL_METHODS:
-        raise ValueError(f"there is no method {method!r}: choose one of {', '.join(ALL_METHODS)}")
+        raise ValueError(f"there is no method {method!r}: choose from {', '.join(ALL_METHODS)}")
     if shifts < 1:
-        raise ValueError(f"shifts is {shifts}: give 1 or more")
+        raise ValueError(f"shifts is {shifts}: choose 1 or more")
     model = _checked(model)
     if method == "gradient" and model.optimizations:
         raise ValueError("an optimized model has no gradients: use method='dense', or load the model again")
-    seen = _view(model, processor, image, whole)
+    picture = _single_image(image)
+    seen = view(processor, picture, model.config.vision_config, whole)
     directions = embed_texts(model, processor, texts)
     if len(background):
         directions = directions - embed_texts(model, processor, background).mean(0)
     device = model.device
     if method == "windows":
-        side = model.config.vision_config.image_size
-        crops, rows_columns, covered = seen.windows(side, max(1, side // (4 * shifts)))
-        return seen.place(windows(model, crops, directions.to(device)).unflatten(1, rows_columns), covered)
+        return _best_scale(window_maps(model, processor, picture, directions.to(device), whole, shifts))
     maps = [
         shifted.place(METHODS[method](model, shifted.pixel_values.to(device), directions.to(device)))
         for shifted in seen.shifted(shifts, stride_of(model.config.vision_config))
     ]
     return torch.stack(maps).mean(0)
+
+
+def window_maps(
+    model: PreTrainedModel, processor: Any, image: Image.Image, directions: torch.Tensor, whole: bool, shifts: int
+) -> torch.Tensor:
+    """Score windows of each scale: (scales, texts, height, width) of the image, NaN outside the crop."""
+    config = model.config.vision_config
+    side = config.image_size
+    views = [view(processor, image, config, whole, scale) for scale in SCALES]
+    cut = [each.windows(side, max(1, side // (4 * shifts))) for each in views]
+    count = sum(len(crops) for crops, _, _ in cut)
+    if count > MAX_WINDOWS:
+        raise ValueError(
+            f"the image of {image.width}x{image.height} pixels has {count:,} windows, more than {MAX_WINDOWS:,}: crop "
+            "it, or choose fewer shifts"
+        )
+    scores = score_windows(model, (crops for crops, _, _ in cut), directions, count)
+    maps = [
+        seen.place(values.unflatten(1, rows_columns), covered)
+        for seen, values, (_, rows_columns, covered) in zip(views, scores, cut, strict=True)
+    ]
+    return torch.stack(maps)
+
+
+def _best_scale(maps: torch.Tensor) -> torch.Tensor:
+    """Combine maps of each scale (scales, texts, H, W): the best mean of two neighboring scales at each place.
+
+    One scale alone is misled by parts: a third of a star looks like a triangle, and two windows agree on it less often.
+    The largest windows have no larger neighbors, and count alone with a small penalty.
+    """
+    neighbors = (maps[:-1] + maps[1:]) / 2
+    return torch.maximum(neighbors.amax(0), maps[0] - SINGLE_SCALE_PENALTY)
 
 
 def attention_maps(
@@ -105,21 +139,21 @@ def attention_maps(
     *,
     whole: bool = False,
 ) -> torch.Tensor:
-    """Map how much the class token (ViT) or the pooling (ResNet) attends to each place of an image.
+    """Map the attention of the class token (ViT) or the pooling (ResNet) to each place of an image.
 
     Args:
         model: An HFCLIPModel of either family or a stock CLIPModel, in evaluation mode.
         processor: Its processor.
         image: The image, or its path or URL.
-        layers: Numbers of layers, from the end if negative; a ResNet has one.
-        heads: Numbers of heads; without them the mean of all heads.
+        layers: Numbers of layers, counted from the end if negative; a ResNet has one.
+        heads: Numbers of heads (default: the mean of all heads).
         whole: As in `where`.
 
     Returns:
-        (layers, heads, height, width), float32 on the CPU; one head where none are named. NaN outside the crop.
+        (layers, heads, height, width), float32 on the CPU; heads is 1 for the mean. NaN outside the crop.
 
     Raises:
-        TypeError: The model is no CLIP with both towers, or `image` no single image.
+        TypeError: The model is not a CLIP with both towers, or `image` is not a single image.
         ValueError: There is no such layer or head, or the model is in training mode.
 
     Example:
@@ -129,7 +163,7 @@ def attention_maps(
     config = model.config.vision_config
     _check_numbers("layer", layers, 1 if is_resnet(model) else config.num_hidden_layers)
     _check_numbers("head", heads or [], config.num_attention_heads)
-    seen = _view(model, processor, image, whole)
+    seen = view(processor, _single_image(image), config, whole)
     pixel_values = seen.pixel_values.to(model.device)
     weights = attention_weights(model, pixel_values)
     maps = torch.stack([weights[layer][0, :, 0, 1:].float() for layer in layers])  # (layers, heads, HW)
@@ -138,12 +172,11 @@ def attention_maps(
 
 
 def _checked(model: PreTrainedModel) -> PreTrainedModel:
-    """Return `model`, or an HFCLIPModel that shares the tensors of a stock one."""
+    """Return `model`; for a stock CLIPModel, an HFCLIPModel that shares its tensors."""
     stock = isinstance(model, CLIPModel)
     if not stock and not hasattr(model, "get_dense_image_features"):
         raise TypeError(
-            f"{type(model).__name__} has no get_dense_image_features: load the same folder or id with "
-            "hf_clip.HFCLIPModel.from_pretrained"
+            f"{type(model).__name__} has no get_dense_image_features: load the model with hf_clip.load_clip"
         )
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
@@ -162,13 +195,14 @@ def _check_numbers(name: str, numbers: Sequence[int], count: int) -> None:
         raise ValueError(f"there is no {name} {wrong[0]}: choose from {-count} to {count - 1}")
 
 
-def _view(model: PreTrainedModel, processor: Any, image: Any, whole: bool) -> View:
+def _single_image(image: Any) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         with open_image(image) as opened:
-            return view(processor, opened, model.config.vision_config, whole)
+            opened.load()
+            return opened
     if not isinstance(image, Image.Image):
-        raise TypeError(f"image is a {type(image).__name__}, not one image: give one PIL image, path or URL")
-    return view(processor, image, model.config.vision_config, whole)
+        raise TypeError(f"image is a {type(image).__name__}: pass one PIL image, path or URL")
+    return image
 
 
-__all__ = ["BACKGROUND", "attention_maps", "where"]
+__all__ = ["ALL_METHODS", "BACKGROUND", "attention_maps", "where", "window_maps"]

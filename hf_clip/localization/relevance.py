@@ -1,10 +1,10 @@
-"""What each position of an image has to do with a text, on the grid of the model.
+"""Maps on the grid of the model's positions: dense scores, gradients, attention rollout, and scores of windows.
 
-The towers' modules are called one by one: no hook, no setting and no gradient of a parameter is left in a model that
-other threads use.
+The modules of the towers are called one by one, without hooks, settings and gradients of parameters, because other
+threads may use the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -14,16 +14,17 @@ from transformers import PreTrainedModel
 from ..model.modeling_hf_clip_base import eager_attention_forward, multi_head_attention, normalize
 from .geometry import stride_of
 
-WINDOWS = 32  # in a batch
+WINDOW_BATCH = 32
 
 
 def is_resnet(model: PreTrainedModel) -> bool:
+    """Return True for a CLIP whose image tower is a ResNet."""
     return model.config.vision_config.is_resnet
 
 
 @torch.no_grad()
 def dense(model: PreTrainedModel, pixel_values: Tensor, directions: Tensor) -> Tensor:
-    """Multiply the dense features, at length 1, with `directions` (T, D): (T, H, W)."""
+    """Score the dense features, normalized, against `directions` (T, D): (T, H, W)."""
     features = model.get_dense_image_features(pixel_values, interpolate_pos_encoding=True)[0].float()
     return torch.einsum("td,dhw->thw", directions, normalize(features.movedim(0, -1)).movedim(-1, 0))
 
@@ -35,8 +36,8 @@ def gradient(model: PreTrainedModel, pixel_values: Tensor, directions: Tensor) -
     through all layers by the positive part of gradient times attention (Chefer et al., 2021).
     """
     with torch.inference_mode(False), torch.enable_grad():
-        # copies: tensors of a caller's inference mode cannot be recorded, and a frozen model records nothing unless its
-        # input asks for it
+        # cloned, because autograd cannot record tensors of a caller's inference mode; requires_grad_, because a frozen
+        # model records nothing unless its input asks for it
         pixel_values, directions = pixel_values.clone().requires_grad_(), directions.clone()
         recorded, pooled = (_resnet_states if is_resnet(model) else _vit_states)(model, pixel_values)
         scores = directions @ normalize(pooled[0].float())
@@ -51,8 +52,8 @@ def gradient(model: PreTrainedModel, pixel_values: Tensor, directions: Tensor) -
 def rollout(model: PreTrainedModel, pixel_values: Tensor, directions: Tensor) -> Tensor:
     """Follow the mean attention of all layers back to the positions, the same for every text: (T, H, W).
 
-    ViT: attention rollout (Abnar and Zuidema, 2020), half of each layer being its residual. ResNet: the weights of the
-    pooling; what it gives the mean position is spread over all.
+    ViT: attention rollout (Abnar and Zuidema, 2020), with half of each layer as its residual. ResNet: the weights of
+    the pooling; the weight of the mean position is spread over all positions.
     """
     weights = [layer.float().mean(1)[0] for layer in attention_weights(model, pixel_values)]
     if is_resnet(model):
@@ -67,11 +68,17 @@ def rollout(model: PreTrainedModel, pixel_values: Tensor, directions: Tensor) ->
 
 
 @torch.no_grad()
-def windows(model: PreTrainedModel, crops: Tensor, directions: Tensor) -> Tensor:
-    """Score each of `crops` (N, 3, image_size, image_size) as an image of its own: (T, N)."""
-    batches = tqdm(crops.split(WINDOWS), desc="windows", delay=2, leave=False)
-    scores = [directions @ normalize(model.encode_image(batch.to(model.device)).float()).T for batch in batches]
-    return torch.cat(scores, 1)
+def score_windows(model: PreTrainedModel, groups: Iterable[Tensor], directions: Tensor, count: int) -> list[Tensor]:
+    """Score groups of windows (N, 3, image_size, image_size), `count` in all, each as an image of its own: (T, N)."""
+    found = []
+    with tqdm(desc="windows", total=count, unit="window", delay=2, leave=False) as bar:
+        for crops in groups:
+            scores = []
+            for batch in crops.split(WINDOW_BATCH):
+                scores.append(directions @ normalize(model.encode_image(batch.to(model.device)).float()).T)
+                bar.update(len(batch))
+            found.append(torch.cat(scores, 1))
+    return found
 
 
 @torch.no_grad()
@@ -82,7 +89,7 @@ def attention_weights(model: PreTrainedModel, pixel_values: Tensor) -> list[Tens
     return [_pool(model, _last_feature_map(model, pixel_values))[1]]
 
 
-# those of one reading of an image
+# methods that read the image once
 METHODS: dict[str, Callable[[PreTrainedModel, Tensor, Tensor], Tensor]] = {
     "dense": dense,
     "gradient": gradient,
@@ -142,4 +149,4 @@ def grid(model: PreTrainedModel, pixel_values: Tensor) -> tuple[int, int]:
     return pixel_values.shape[2] // stride, pixel_values.shape[3] // stride
 
 
-__all__ = ["METHODS", "attention_weights", "grid", "is_resnet", "windows"]
+__all__ = ["METHODS", "attention_weights", "grid", "is_resnet", "score_windows"]

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.image_corpus import random_image
 
 from conversion.publish import ENDPOINT
@@ -42,6 +43,18 @@ def picture():
 def png(image) -> bytes:
     image.save(buffer := BytesIO(), "PNG")
     return buffer.getvalue()
+
+
+def large_png() -> bytes:
+    return png(Image.new("1", (8000, 8000)))
+
+
+def many_scans() -> bytes:
+    """Repeat the last scan of a progressive JPEG."""
+    Image.effect_noise((64, 64), 50).save(buffer := BytesIO(), "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * 300 + content[-2:]
 
 
 def test_answers_are_the_pipelines_and_the_models(handler_module, any_clip, picture):
@@ -78,6 +91,17 @@ def test_answers_are_the_pipelines_and_the_models(handler_module, any_clip, pict
         ({"inputs": {"image": []}}, "empty list"),
         ({"inputs": b"GIF89a"}, "cannot be read"),
         ({"inputs": {"text": []}}, "list of one or more"),
+        ({"inputs": {"text": ["a"] * 257}}, "257 items, at most 256"),
+        ({"inputs": {"text": ["a" * 100_001]}}, "100,001 characters, at most 100,000"),
+        ({"inputs": "x", "parameters": {"candidate_labels": ["a"] * 1001}}, "1,001 items, at most 1,000"),
+        ({"inputs": "x", "parameters": {"hypothesis_template": "{}"}}, "must be a list of one or more texts"),
+        (
+            {"inputs": "x", "parameters": {"candidate_labels": ["a"], "hypothesis_template": "{:>9} {}"}},
+            "no other braces",
+        ),
+        ({"inputs": b"0" * 20_000_001}, "20,000,001 bytes, at most 20,000,000"),
+        ({"inputs": large_png()}, "64,000,000 pixels, at most 40,000,000"),
+        ({"inputs": many_scans()}, "over 200 scans"),
         ({"inputs": {"text": 3}}, "list of one or more"),
         ({"inputs": {"text": "a"}, **REQUEST}, "need one image"),
         ({"inputs": "", "parameters": []}, "cannot be read"),

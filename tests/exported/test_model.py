@@ -53,7 +53,7 @@ def test_the_methods_give_what_the_model_gives(folder, clip):
 def test_the_first_precision_is_taken_unless_one_is_asked_for(folder):
     assert HFCLIPExportedModel(folder).precision == "fp32"
     assert HFCLIPExportedModel(folder, "q8").precision == "q8"
-    with pytest.raises(ValueError, match=r"has no fp16, it holds fp32, q8: export again"):
+    with pytest.raises(ValueError, match=r"has no fp16, only fp32, q8: pass dtype float32"):
         HFCLIPExportedModel(folder, "fp16")
 
 
@@ -61,11 +61,31 @@ def test_a_dtype_picks_the_precision(folder, repositories, family, monkeypatch):
     monkeypatch.setattr(exported_model, "load_exported_processor", lambda _: None)
     for dtype, precision in ((None, "fp32"), (torch.float32, "fp32"), (torch.int8, "q8")):
         assert load_clip(folder, dtype=dtype)[0].precision == precision
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for graphs in manifest["graphs"].values():
+        del graphs["fp32"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert load_clip(folder)[0].precision == "q8"
+    with pytest.raises(ValueError, match="has no fp32, only q8: pass dtype int8"):
+        load_clip(folder, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"cannot compute in torch\.bfloat16: choose float16, int8, or none"):
         load_clip(folder, dtype=torch.bfloat16)
     for load in (load_clip, load_text_tower):
         with pytest.raises(ValueError, match="export it with --precision q8"):
             load(repositories[family], dtype=torch.int8)
+
+
+def test_a_graph_is_opened_when_it_is_first_used(folder, monkeypatch):
+    opened = []
+    open_graph = exported_model.OPEN["onnx"]
+    monkeypatch.setitem(
+        exported_model.OPEN, "onnx", lambda file, device: opened.append(file.name) or open_graph(file, device)
+    )
+    exported = HFCLIPExportedModel(folder)
+    assert opened == []
+    for _ in range(2):
+        exported.encode_text(torch.tensor([[49406, 49407]]))
+    assert opened == ["text.onnx"]
 
 
 def test_a_mask_is_refused(folder):

@@ -100,7 +100,7 @@ def test_a_device_without_its_runtime_is_refused(folders, repositories, photos, 
         assert run("embed", photos, "-o", tmp_path / "x.npy", "--model", folder, "--device", device) == 1
         assert device in said()
     assert run("classify", photos, "--labels", "a,b", "--model", folder, "--dtype", "int8") == 1
-    assert "has no q8, it holds fp32" in said()
+    assert "has no q8, only fp32" in said()
     assert run("classify", photos, "--labels", "a,b", "--model", repositories["tiny ViT"], "--dtype", "int8") == 1
     assert "export it with --precision q8" in said()
 

@@ -15,7 +15,7 @@ import hf_clip
 from benchmarks.localization import ALL_TEXTS, MEASURES, measures, pictures
 from examples.train_shapes import CHECKPOINTS
 from hf_clip.localization.geometry import view
-from hf_clip.localization.maps import ALL_METHODS
+from hf_clip.localization.maps import ALL_METHODS, SCALES, window_maps
 from hf_clip.localization.relevance import METHODS, attention_weights, grid
 
 TEXTS = ["a cat", "two dogs"]
@@ -189,14 +189,36 @@ def test_windows_score_what_lies_around_each_place(clip):
     crops, (rows, columns), covered = seen.windows(side, side // 4)
     assert crops.shape == (rows * columns, 3, side, side)
     assert torch.equal(crops[columns + 1], seen.pixel_values[0, :, :side, :side])  # one step in, where padding ends
-    maps = hf_clip.where(clip.model, clip.processor, image, TEXTS, "windows", whole=True, background=())
+    texts = plain_text_embeds(clip, TEXTS)
+    maps = window_maps(clip.model, clip.processor, image, texts, True, 1)
     with torch.no_grad():
         embeds = torch.nn.functional.normalize(clip.model.encode_image(crops[columns + 1 : columns + 2])[0], dim=0)
-    expected = plain_text_embeds(clip, TEXTS) @ embeds
-    assert torch.allclose(maps[:, 29:31, 29:31].mean((1, 2)), expected, atol=5e-3)
+    assert torch.allclose(maps[0][:, 29:31, 29:31].mean((1, 2)), texts @ embeds, atol=5e-3)
     assert covered == pytest.approx((7.5, 7.5, 82.5, 52.5), abs=1)
-    finer = hf_clip.where(clip.model, clip.processor, image, TEXTS, "windows", whole=True, background=(), shifts=2)
-    assert torch.allclose(finer[:, 29:31, 29:31].mean((1, 2)), expected, atol=5e-3)
+    finer = window_maps(clip.model, clip.processor, image, texts, True, 2)
+    assert torch.allclose(finer[0][:, 29:31, 29:31].mean((1, 2)), texts @ embeds, atol=5e-3)
+
+
+def test_windows_of_every_scale_lie_where_the_image_does(clip):
+    """A window of half the short side is scored as a crop of that half is."""
+    side = clip.model.config.vision_config.image_size
+    image = random_image("RGB", 2 * side, 2 * side, np.random.default_rng(4))
+    texts = plain_text_embeds(clip, TEXTS)
+    half = window_maps(clip.model, clip.processor, image, texts, True, 1)[SCALES.index(2)]
+    # at scale 2 this image is read as it is
+    crop = image.crop((side // 2, side // 2, side // 2 + side, side // 2 + side))
+    pixels = clip.processor(images=crop, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        embeds = torch.nn.functional.normalize(clip.model.encode_image(pixels)[0], dim=0)
+    assert torch.allclose(half[:, side - 1 : side + 1, side - 1 : side + 1].mean((1, 2)), texts @ embeds, atol=5e-3)
+    maps = hf_clip.where(clip.model, clip.processor, image, TEXTS, "windows", whole=True, background=())
+    scales = window_maps(clip.model, clip.processor, image, texts, True, 1)
+    assert (maps <= scales.amax(0) + 1e-6).all()
+
+
+def test_an_image_of_too_many_windows_is_refused(clip):
+    with pytest.raises(ValueError, match=r"has [\d,]+ windows, more than 8,192: crop it"):
+        hf_clip.where(clip.model, clip.processor, Image.new("RGB", (40, 9)), TEXTS, "windows", whole=True, shifts=8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -235,9 +257,9 @@ def test_optimized_models_map_or_say_why_not(clip, image):
     [
         ({"texts": []}, "texts is empty"),
         ({"texts": "a cat"}, "texts is a list of texts"),
-        ({"method": "magic"}, "there is no method 'magic': choose one of dense, gradient, rollout, windows"),
-        ({"image": [Image.new("RGB", (9, 9))] * 2}, "image is a list, not one image"),
-        ({"shifts": 0}, "shifts is 0: give 1 or more"),
+        ({"method": "magic"}, "there is no method 'magic': choose from dense, gradient, rollout, windows"),
+        ({"image": [Image.new("RGB", (9, 9))] * 2}, "image is a list: pass one PIL image"),
+        ({"shifts": 0}, "shifts is 0: choose 1 or more"),
         ({"image": "absent.png"}, "absent.png"),
         ({"image": Image.new("RGB", (9_000, 1)), "whole": True}, "more than 4096 positions"),
     ],
@@ -303,12 +325,15 @@ def test_attention_of_layers_and_heads(clip, image, family):
         ("vit", "windows", "in the shape", 0.9),
     ],
 )
-def test_maps_point_at_shapes(family, method, measure, wanted):
+@pytest.mark.parametrize("square", [False, True])
+def test_maps_point_at_shapes(family, method, measure, wanted, square):
     """On 20 pictures of two shapes; `python -m benchmarks.localization` measures 500."""
+    if square and method != "windows":
+        pytest.skip("the other methods read a square picture once, at the model's own size")
     source = str(CHECKPOINTS[family])
     model, processor = hf_clip.load_clip(source)
     right = []
-    for image, texts, masks in pictures(20):
+    for image, texts, masks in pictures(20, square=square):
         maps = hf_clip.where(model, processor, image, texts, method, whole=True, background=ALL_TEXTS)
         right += [
             measures(map.numpy(), *pair)[MEASURES.index(measure)]
