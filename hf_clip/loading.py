@@ -18,7 +18,7 @@ from transformers import (
 from .exported.manifest import is_exported
 from .model.modeling_hf_clip import HFCLIPModel, HFCLIPTextModelWithProjection
 from .openai.errors import CheckpointError
-from .openai.published import CHECKPOINT_SUFFIXES, CHECKPOINTS
+from .openai.published import CHECKPOINT_SUFFIXES, CHECKPOINTS, HUB_PREFIX, OPEN_CLIP_CONFIG
 
 TEXT_TOWERS = {"hf_clip": HFCLIPTextModelWithProjection, "clip": CLIPTextModelWithProjection}
 # a misspelled ViT-B/32 must not become the repository of whoever takes the name ViT-B on the Hub
@@ -136,9 +136,9 @@ def is_checkpoint(source: str | os.PathLike) -> bool:
     if not source:
         raise CheckpointError("source is empty: give a name, a file, a folder or a Hub id")
     path = Path(source).expanduser()
-    if path.is_dir():
-        return False
-    if path.exists() or source in CHECKPOINTS:
+    if path.is_dir():  # open_clip's layout, unless transformers' files lie in the same folder
+        return (path / OPEN_CLIP_CONFIG).is_file() and not (path / "config.json").is_file()
+    if path.exists() or source in CHECKPOINTS or source.startswith(HUB_PREFIX):
         return True
     repository = source.partition("@")[0]
     if source.startswith((".", "~", os.sep)) or repository.count("/") > 1 or source.endswith(CHECKPOINT_SUFFIXES):

@@ -20,6 +20,7 @@ from .errors import CheckpointError, DownloadError, check_converted
 from .model import CLIP, build_model, build_variant, from_hf_model
 from .optimized import OptimizedCLIP
 from .original import read_original
+from .pixels import recorded_pixels
 from .published import CHECKPOINTS
 from .simple_tokenizer import SimpleTokenizer, shared_tokenizer
 
@@ -91,15 +92,16 @@ def load(
     name, device = os.fspath(name), torch.device(DEFAULT_DEVICE if device is None else device)
     try:
         if name not in CHECKPOINTS and not Path(name).expanduser().is_file():
-            model = _load_repository(name, device, jit, download_root)
+            model, pixels = _load_repository(name, device, jit, download_root), None
         else:
             path = resolve_checkpoint(name, download_root)
             if jit and (script := _load_script(path, device)) is not None:
                 return script, _transform(int(script.input_resolution))
-            model = _load_file(path, device)
+            model, pixels = _load_file(path, device), recorded_pixels(path)
     except CheckpointError as error:
         raise LoadError(str(error)) from error
-    return OptimizedCLIP(model) if optimize else model, _transform(model.visual.input_resolution)
+    size = model.visual.input_resolution
+    return OptimizedCLIP(model) if optimize else model, _transform(size) if pixels is None else pixels.transform(size)
 
 
 def tokenize(texts: str | Iterable[str], context_length: int = 77, truncate: bool = False) -> Tensor:

@@ -36,6 +36,7 @@ from .errors import CheckpointError
 from .infer_config import infer_config
 from .key_mapping import to_hf
 from .original import read_original
+from .pixels import OPENAI_PIXELS, Pixels
 from .published import DType, Layout
 from .variants import OPENAI, Variant
 from .vocabulary import load_vocabulary
@@ -103,7 +104,7 @@ def convert(
     report(f"reading {source}")
     original = read_original(source, cache_dir, report=report, **reading)
     try:
-        repository = to_repository(original.state_dict, layout, dtype, original.variant)
+        repository = to_repository(original.state_dict, layout, dtype, original.variant, original.pixels)
     except CheckpointError as error:
         raise type(error)(f"{source}: {error}") from error
     report(f"writing {output} ({sum(tensor.nbytes for tensor in repository.tensors.values()):,} bytes of weights)")
@@ -136,7 +137,7 @@ def load_checkpoint(
         DownloadError: The download failed.
     """
     original = read_original(source, cache_dir, **{"report": logger.warning, **reading})
-    repository = to_repository(original.state_dict, Layout.hf_clip, DType.original, original.variant)
+    repository = to_repository(original.state_dict, Layout.hf_clip, DType.original, original.variant, original.pixels)
     joint = model_class.config_class is HFCLIPConfig
     config = repository.config if joint else repository.config.text_config
     options = {} if dtype is None else {"dtype": dtype}
@@ -147,7 +148,13 @@ def load_checkpoint(
     return model, repository.processor
 
 
-def to_repository(state_dict: dict[str, Tensor], layout: Layout, dtype: DType, variant: Variant = OPENAI) -> Repository:
+def to_repository(
+    state_dict: dict[str, Tensor],
+    layout: Layout,
+    dtype: DType,
+    variant: Variant = OPENAI,
+    pixels: Pixels = OPENAI_PIXELS,
+) -> Repository:
     """Turn a state dict under the original's keys into config, tensors and processor of `layout`."""
     config = infer_config(state_dict, variant)
     check_vocabulary(config)
@@ -156,7 +163,7 @@ def to_repository(state_dict: dict[str, Tensor], layout: Layout, dtype: DType, v
         tensors = cast(tensors, getattr(torch, dtype.value), config)
     # float32 is what the original computes in on a CPU; the stored mix comes back with from_pretrained(dtype=float16)
     config.dtype = torch.float32 if dtype is DType.original else getattr(torch, dtype.value)
-    processor = make_processor(config, layout)
+    processor = make_processor(config, layout, pixels)
     if layout is Layout.transformers:
         if config.vision_config.is_resnet:
             raise CheckpointError("transformers has no CLIP ResNet: convert to the hf_clip layout")
@@ -176,15 +183,17 @@ def check_vocabulary(config: HFCLIPConfig) -> None:
         )
 
 
-def make_processor(config: HFCLIPConfig, layout: Layout = Layout.hf_clip) -> HFCLIPProcessor | CLIPProcessor:
-    """Make the processor for a model of this image size and context length, with CLIP's vocabulary."""
+def make_processor(
+    config: HFCLIPConfig, layout: Layout = Layout.hf_clip, pixels: Pixels = OPENAI_PIXELS
+) -> HFCLIPProcessor | CLIPProcessor:
+    """Make the processor for a model of this image size, context length and pixels, with CLIP's vocabulary."""
     image_size = config.vision_config.image_size
     vocabulary, merges = load_vocabulary()
-    sizes = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
+    settings = pixels.settings(image_size)
     context = {"vocab": vocabulary, "merges": merges, "model_max_length": config.text_config.max_position_embeddings}
     if layout is Layout.transformers:
-        return CLIPProcessor(CLIPImageProcessor(**sizes), CLIPTokenizer(**context))
-    return HFCLIPProcessor(HFCLIPImageProcessor(**sizes), HFCLIPTokenizer(**context))
+        return CLIPProcessor(CLIPImageProcessor(**settings), CLIPTokenizer(**context))
+    return HFCLIPProcessor(HFCLIPImageProcessor(**settings), HFCLIPTokenizer(**context))
 
 
 def stock_config(config: HFCLIPConfig) -> CLIPConfig:

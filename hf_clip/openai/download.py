@@ -9,7 +9,8 @@ import ssl
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
@@ -17,29 +18,81 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, build_opener
 
 from filelock import FileLock, Timeout
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.errors import HTTPError as HubHTTPError
 from huggingface_hub.utils import tqdm
 
 from ..utils.files import CHUNK_BYTES, file_sha256, is_web_page
+from ..utils.text import first_line
 from .errors import CheckpointError, DownloadError
-from .published import CHECKPOINTS, SOURCE_URL, Checkpoint
+from .published import CHECKPOINTS, HUB_PREFIX, OPEN_CLIP_CONFIG, SOURCE_URL, Checkpoint
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 30
 RETRIES = 3
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 BACKOFF_SECONDS = 1
 STORAGE_ADVICE = "free some space or choose another folder with cache_dir= or HF_CLIP_CACHE"
 
 
 def resolve_checkpoint(source: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Return the file behind one of the nine names (downloaded if need be) or behind a path."""
+    """Return the file of a checkpoint.
+
+    Args:
+        source: One of the nine names or `hf-hub:ORG/NAME`, which are downloaded if need be; a file; or a folder in the
+            layout of open_clip. Beside the weights of the last two lies an open_clip_config.json.
+        cache_dir: Where downloads are kept.
+
+    Raises:
+        CheckpointError: It is none of these.
+        DownloadError: The download failed.
+    """
     source = os.fspath(source)
     if source in CHECKPOINTS:
         return download(source, cache_dir)
+    if source.startswith(HUB_PREFIX):
+        return _from_hub(source.removeprefix(HUB_PREFIX), cache_dir)
     path = Path(source).expanduser()
     if not path.exists():
         raise _unknown(source)
+    if (path / OPEN_CLIP_CONFIG).is_file():
+        weights = [path / name for name in OPEN_CLIP_WEIGHTS if (path / name).is_file()]
+        if not weights:
+            raise CheckpointError(
+                f"{path} has {OPEN_CLIP_CONFIG} and none of {', '.join(OPEN_CLIP_WEIGHTS)}: fetch one"
+            )
+        return weights[0]
     return path
+
+
+def _from_hub(name: str, cache_dir: str | os.PathLike | None) -> Path:
+    """Fetch the configuration and the weights of a repository in open_clip's layout, named ORG/NAME or ORG/NAME@REV."""
+    repository, _, revision = name.partition("@")
+    fetch = partial(hf_hub_download, repository, revision=revision or None, cache_dir=cache_dir)
+    try:
+        fetch(OPEN_CLIP_CONFIG)
+        for weights in OPEN_CLIP_WEIGHTS:
+            with suppress(EntryNotFoundError):
+                return Path(fetch(weights))
+    except GatedRepoError as error:
+        raise DownloadError(f"{name} is gated: accept its terms on the Hub, then run `hf auth login`") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise DownloadError(f"the Hub has no {name}, or it is private: run `hf auth login` if it is yours") from error
+    except EntryNotFoundError as error:
+        raise DownloadError(
+            f"{name} has no {OPEN_CLIP_CONFIG}, so it is not in the layout of open_clip: pass it without {HUB_PREFIX}"
+        ) from error
+    except (HFValidationError, HubHTTPError, OSError, ValueError) as error:
+        raise DownloadError(f"cannot fetch {name} from the Hub ({first_line(error)})") from error
+    raise DownloadError(f"{name} has none of {', '.join(OPEN_CLIP_WEIGHTS)}: its weights are in another format")
 
 
 def _unknown(source: str) -> CheckpointError:

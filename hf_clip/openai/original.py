@@ -11,6 +11,7 @@ from torch import Tensor
 from ..utils.files import file_sha256
 from .checkpoints import read_checkpoint
 from .download import resolve_checkpoint
+from .pixels import OPENAI_PIXELS, Pixels, recorded_pixels
 from .published import CHECKPOINTS, published
 from .torchscript import is_archive
 from .variants import Variant, choose_variant, recorded_variant
@@ -23,6 +24,7 @@ class Original:
     path: Path
     state_dict: dict[str, Tensor]
     variant: Variant
+    pixels: Pixels = OPENAI_PIXELS
 
 
 def read_original(
@@ -60,9 +62,10 @@ def read_original(
     known = source in CHECKPOINTS or (is_archive(path) and published(file_sha256(path)) is not None)
     state_dict = {name: _plain_strides(tensor) for name, tensor in read_checkpoint(path, prefix, known).items()}
     variant = choose_variant(recorded_variant(path), like, activation, vision_heads, text_heads)
+    pixels = recorded_pixels(path)
     if not known:
-        report(assumption(path, variant))
-    return Original(path, state_dict, variant)
+        report(assumption(path, variant, pixels))
+    return Original(path, state_dict, variant, pixels or OPENAI_PIXELS)
 
 
 def _plain_strides(tensor: Tensor) -> Tensor:
@@ -71,11 +74,13 @@ def _plain_strides(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride() == plain else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def assumption(path: Path, variant: Variant) -> str:
+def assumption(path: Path, variant: Variant, pixels: Pixels | None) -> str:
     """Name the settings that are assumed because the file does not record them."""
+    source = "recorded" if pixels else "OpenAI's"
     return (
-        f"{path} is none of the nine published files: assuming {variant}, a causal text tower, and images read at the "
-        "class token or the attention pooling"
+        f"{path} is none of the nine published files: assuming {variant}, a causal text tower, images read at the "
+        f"class token or the attention pooling, and {source} pixels "
+        f"({pixels or OPENAI_PIXELS})"
     )
 
 

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"  # beside weights in open_clip's layout
+HUB_PREFIX = "hf-hub:"  # before the id of such a repository
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 SOURCE_URL = "https://openaipublic.azureedge.net/clip/models"
 
@@ -60,4 +62,14 @@ def published(sha256: str) -> str | None:
     return next((name for name, checkpoint in CHECKPOINTS.items() if checkpoint.sha256 == sha256), None)
 
 
-__all__ = ["CHECKPOINTS", "CHECKPOINT_SUFFIXES", "SOURCE_URL", "Checkpoint", "DType", "Layout", "published"]
+__all__ = [
+    "CHECKPOINTS",
+    "CHECKPOINT_SUFFIXES",
+    "HUB_PREFIX",
+    "OPEN_CLIP_CONFIG",
+    "SOURCE_URL",
+    "Checkpoint",
+    "DType",
+    "Layout",
+    "published",
+]

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
-
-CONFIG_FILE = "open_clip_config.json"
+from .published import OPEN_CLIP_CONFIG
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,24 @@ OPEN_CLIP = {
     "ViT-H-14-378": Variant("gelu", vision_heads=16, text_heads=16),
     "ViT-g-14": Variant("gelu", vision_heads=16, text_heads=16),
     "ViT-bigG-14": Variant("gelu", vision_heads=16, text_heads=20),
+    "ViT-B-16-plus-240": _GELU,
     "RN50": _GELU,
     "RN101": _GELU,
+    "RN50x4": _GELU,
+    "RN50x16": _GELU,
+    "RN50x64": _GELU,
+}
+# parts of open_clip's names, and why hf_clip cannot express these architectures
+OTHER_ARCHITECTURES = {
+    "worldwide": "a MetaCLIP 2, which has XLM-V's tokenizer",
+    "CLIPA": "a CLIPA, which averages image positions and lets a text's attend to later ones",
+    "SigLIP": "a SigLIP, which scores with a bias",
+    "EVA": "an EVA-CLIP, which has another image tower",
+    "coca": "a CoCa, which has a text decoder",
+    "MobileCLIP": "a MobileCLIP, which has another image tower",
+    "convnext": "a CLIP with a ConvNeXt",
+    "roberta": "a CLIP with a RoBERTa",
+    "nllb": "a CLIP with NLLB's text tower",
 }
 QUICK_GELU_SUFFIX = "-quickgelu"
 
@@ -57,6 +72,7 @@ VISION_FIELDS = {
 }
 TEXT_FIELDS = {
     "hf_model_name": None,
+    "hf_tokenizer_name": None,
     "no_causal_mask": False,
     "embed_cls": False,
     "pool_type": "argmax",
@@ -73,6 +89,9 @@ def named_variant(name: str) -> Variant:
         CheckpointError: The name is not known.
     """
     base = name.removesuffix(QUICK_GELU_SUFFIX)
+    for part, kind in OTHER_ARCHITECTURES.items():
+        if part in base:
+            raise CheckpointError(f"{name!r} is {kind}: load it with open_clip")
     if base not in OPEN_CLIP:
         known = ", ".join(OPEN_CLIP)
         raise CheckpointError(
@@ -88,7 +107,7 @@ def recorded_variant(checkpoint: Path) -> Variant | None:
     Raises:
         CheckpointError: It describes a model that hf_clip cannot express, or is damaged.
     """
-    file = checkpoint.with_name(CONFIG_FILE)
+    file = checkpoint.with_name(OPEN_CLIP_CONFIG)
     if not file.is_file():
         return None
     try:

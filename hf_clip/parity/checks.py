@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..model.image_processing_hf_clip import HFCLIPImageProcessor
 from ..model.tokenization_hf_clip import HFCLIPTokenizer
 from ..openai.errors import CheckpointError
 from ..openai.key_mapping import to_original
+from ..openai.pixels import Pixels
 from ..openai.to_openai import read_config, read_repository
 from ..utils.text import listing
 from .reference import (
@@ -140,13 +142,17 @@ def check_image_processor(directory: Path, reference: Reference) -> Check:
     if is_stock(directory):
         return skipped("image processor", "stock processor: other pixels for some images by design")
     processor = AutoImageProcessor.from_pretrained(directory, trust_remote_code=False)
-    recorded = json.loads((PARITY / "pixels.json").read_text()).get(str(reference.image_size))
+    recorded, transform = None, partial(original_pixels, size=reference.image_size)
+    if reference.pixels is None:
+        recorded = json.loads((PARITY / "pixels.json").read_text()).get(str(reference.image_size))
+    else:
+        transform = partial(other_pixels, reference.pixels, reference.image_size)
     differing = []
     for path in image_files():
         if recorded:
             accepted = set(recorded[path.name].values())
         else:
-            accepted = {tensor_sha256(original_pixels(path, reference.image_size))}
+            accepted = {tensor_sha256(transform(path))}
         if _pixels_sha256(processor, path) not in accepted:
             differing.append(path.name)
     problems = [_other_class(processor, HFCLIPImageProcessor)]
@@ -155,6 +161,13 @@ def check_image_processor(directory: Path, reference: Reference) -> Check:
     how = "the original's digests" if recorded else "the original's transform (no digests for this size)"
     sound = f"pixels of {len(image_files())} images at {reference.image_size} are bit-identical to {how}"
     return check("image processor", "; ".join(filter(None, problems)), sound)
+
+
+def other_pixels(settings: dict[str, Any], size: int, path: Path) -> Tensor:
+    """Return pixels (3, size, size) by the transform that the original's open_clip_config.json asks for."""
+    pixels = Pixels(**settings | {name: tuple(settings[name]) for name in ("mean", "std")})
+    with open_fixed_image(path) as image:
+        return pixels.transform(size)(image)
 
 
 def _pixels_sha256(processor: Any, path: Path) -> str:

@@ -21,6 +21,7 @@ from ..openai.errors import CheckpointError
 from ..openai.infer_config import infer_config
 from ..openai.key_mapping import BOOKKEEPING
 from ..openai.original import read_original
+from ..openai.pixels import OPENAI_PIXELS
 from ..openai.published import published
 from ..openai.torchscript import is_archive
 from ..utils.files import file_sha256
@@ -37,7 +38,8 @@ class Reference:
     """The original, read from its file or from the record of an earlier run.
 
     `tensors` has a digest for each of the original's keys. `outputs` is empty if no graph was run, and `no_outputs`
-    is the reason. `assumed` names the settings that the file does not record, taken from the folder.
+    is the reason. `assumed` names the settings that the file does not record, taken from the folder. `pixels` has the
+    fields of `Pixels` where they are not OpenAI's.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Reference:
     outputs: dict[str, Tensor]
     no_outputs: str = ""
     assumed: str = ""
+    pixels: dict[str, Any] | None = None
 
     @property
     def checkpoint(self) -> str | None:
@@ -110,7 +113,8 @@ def read_reference(
         outputs, no_outputs = graph_outputs(path, config), f"the graph of {name} has no such method"
     tensors = tensor_digests(weights, "original tensors")
     assumed = str(original.variant) if settings else ""
-    return Reference(name, sha256, plain(config), tensors, outputs, no_outputs, assumed)
+    pixels = None if original.pixels == OPENAI_PIXELS else asdict(original.pixels)
+    return Reference(name, sha256, plain(config), tensors, outputs, no_outputs, assumed, pixels)
 
 
 def _settings(config: HFCLIPConfig) -> dict[str, Any]:
