@@ -15,12 +15,6 @@ VERB_NAMES = {
 }
 # every module has its own, under the name that Python's documentation gives it
 EXEMPT = {"logger"}
-# Names that still stand twice, with the room that renames one of them. The list only shrinks: a name that is gone from
-# the package leaves it, and no name enters.
-TO_RENAME = {
-    "load": "cli/common, clip_benchmark",
-    "load_text_tower": "cli/common",
-}
 
 
 def names_of(module: str) -> Iterator[str]:
@@ -46,13 +40,7 @@ def repeated_names(package: Path) -> dict[str, list[str]]:
 
 
 def test_no_name_is_defined_in_two_modules():
-    found = repeated_names(PACKAGE)
-    surplus = {name: paths for name, paths in found.items() if name not in TO_RENAME}
-    assert surplus == {}, "rename all but one of each"
-
-
-def test_the_list_of_names_to_rename_is_exact():
-    assert TO_RENAME.keys() - repeated_names(PACKAGE).keys() == set(), "these are unique now: take them off TO_RENAME"
+    assert repeated_names(PACKAGE) == {}, "rename all but one of each"
 
 
 @pytest.mark.parametrize(

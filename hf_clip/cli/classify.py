@@ -93,7 +93,7 @@ def classify(
 
     from ..zero_shot.classifier import ZeroShotClassifier
 
-    loaded, processor = common.load(model, dtype, device, optimize, trust_remote_code)
+    loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
     given = {} if template_list is None else {"templates": template_list}
     classifier = ZeroShotClassifier(loaded, processor, label_list, **given)
     skipped, drawn, count = common.Skipped(), [], 0

@@ -17,7 +17,7 @@ MAX_NAMED = 10
 STOPPED = 130  # 128 + SIGINT, as in shells
 
 
-def load(
+def load_model(
     model_id: str, dtype: Precision, device: str | None, optimize: bool, trust_remote_code: bool
 ) -> tuple["PreTrainedModel", Any]:
     """Load a model, in evaluation mode on its device, and its processor."""
@@ -29,7 +29,7 @@ def load(
     return model, processor
 
 
-def load_text_tower(
+def load_text_model(
     model_id: str, dtype: Precision, device: str | None, trust_remote_code: bool
 ) -> tuple["PreTrainedModel", Any]:
     """Load a model's text tower, in evaluation mode on its device, and its tokenizer."""

@@ -63,7 +63,7 @@ class Measured:
 
     def load(self, name: str) -> tuple[Any, Any]:
         """Load a model and its processor."""
-        return common.load(name, self.dtype, self.device, self.optimize, self.trust_remote_code)
+        return common.load_model(name, self.dtype, self.device, self.optimize, self.trust_remote_code)
 
     @property
     def embedding(self) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def finetune(
     labeled = held is not None and not any(row.texts for row in held)
     if held is not None and labeled:
         watched |= {HELD: evaluated(held, given)}
-    loaded, processor = common.load(model, Precision.float32, "cpu", False, trust_remote_code)
+    loaded, processor = common.load_model(model, Precision.float32, "cpu", False, trust_remote_code)
     if train is Part.lora:
         from transformers import set_seed
 

@@ -56,12 +56,12 @@ def merge(
     shares = [half if alpha is None else alpha] if sweep is None else parse_sweep(sweep)
     from ..training.interpolation import interpolated
 
-    first, processor = common.load(base, Precision.float32, "cpu", False, trust_remote_code)
+    first, processor = common.load_model(base, Precision.float32, "cpu", False, trust_remote_code)
     start = {name: tensor.clone() for name, tensor in first.state_dict().items()}
     model = (
         merged(first, tuned)
         if is_adapter(tuned)
-        else common.load(tuned, Precision.float32, "cpu", False, trust_remote_code)[0]
+        else common.load_model(tuned, Precision.float32, "cpu", False, trust_remote_code)[0]
     )
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     share = shares[0]

@@ -49,8 +49,8 @@ def serve_app(
     if index is not None:
         read_index_settings(index)  # before a model is loaded
     users = None if auth is None else read_users(auth)
-    clip = common.load(model, dtype, device, False, trust_remote_code)
-    other = common.load(compare, dtype, device, False, trust_remote_code) if compare else None
+    clip = common.load_model(model, dtype, device, False, trust_remote_code)
+    other = common.load_model(compare, dtype, device, False, trust_remote_code) if compare else None
     images = None if index is None else ImageIndex.load(index, *clip)
     launch_page(build_page(clip, other, display_name(*clip), images), host, port, users)
 

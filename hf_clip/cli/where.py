@@ -12,7 +12,7 @@ from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
-from .options import ComputeDType, Device, Force, ModelId, Precision, Trust
+from .options import AsJson, ComputeDType, Device, Force, ModelId, Precision, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def where(
     threshold: Annotated[
         float, typer.Option(help="Share of a map's highest value that belongs to a box, between 0 and 1.")
     ] = 0.5,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object a line: text, the highest value, its place, boxes.")
-    ] = False,
+    as_json: AsJson = False,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     trust_remote_code: Trust = False,
@@ -96,7 +94,7 @@ def where(
     with open_image(image) as picture:
         picture.load()
     check_source(model, "where", "model", "checkpoint")
-    loaded, processor = common.load(model, dtype, device, False, trust_remote_code)
+    loaded, processor = common.load_model(model, dtype, device, False, trust_remote_code)
     if method == Method.attention:
         titles, maps = attention(
             loaded, processor, picture, whole_numbers(layers), heads and whole_numbers(heads), whole

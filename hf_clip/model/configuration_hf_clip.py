@@ -292,8 +292,11 @@ class HFCLIPConfig(HFCLIPBaseConfig):
             for version in ("transformers_version", "hf_clip_version"):
                 config[key].pop(version, None)
         if "AutoModel" in config.get("auto_map", {}):
-            # a class is registered with one Auto class; this is the one that the zero-shot pipeline asks for
-            config["auto_map"]["AutoModelForZeroShotImageClassification"] = config["auto_map"]["AutoModel"]
+            # transformers notes one Auto class for the saved one; pipelines ask for these
+            code = config["auto_map"]["AutoModel"]
+            config["auto_map"]["AutoModelForZeroShotImageClassification"] = code
+            classifier = f"{code.rpartition('.')[0]}.HFCLIPForImageClassification"
+            config["auto_map"]["AutoModelForImageClassification"] = classifier
         return config
 
 

@@ -16,14 +16,14 @@ from hf_clip.embedding.files import FileStore
 @pytest.fixture(autouse=True, scope="module")
 def load_once():
     """Each model is read by the first run that asks for it: a tokenizer takes half a second. Runs get copies."""
-    read = cache(common.load)
+    read = cache(common.load_model)
 
     def load(*arguments):
         model, processor = read(*arguments)
         return copy.deepcopy(model), processor
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "load", load)
+        patch.setattr(common, "load_model", load)
         yield
 
 

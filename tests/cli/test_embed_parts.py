@@ -133,8 +133,8 @@ def test_a_run_with_nothing_new_loads_no_model(embed, photos, tmp_path, monkeypa
     from hf_clip.cli import common
 
     embed()
-    loads, load = [], common.load
-    monkeypatch.setattr(common, "load", lambda *arguments: loads.append(arguments) or load(*arguments))
+    loads, load = [], common.load_model
+    monkeypatch.setattr(common, "load_model", lambda *arguments: loads.append(arguments) or load(*arguments))
     capsys.readouterr()
     assert embed() == 0
     assert "0 new embeddings" in capsys.readouterr().out

@@ -23,7 +23,7 @@ def index(embed, photos, tmp_path):
 
 
 def test_a_text_query_loads_only_the_text_tower(index, capsys, monkeypatch):
-    monkeypatch.setattr(common, "load", None)
+    monkeypatch.setattr(common, "load_model", None)
     capsys.readouterr()
     assert run("search", index, "a red car", "-k", "3") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -11,10 +11,12 @@ sys.modules["hf_clip"] = None  # as if it were not installed
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
     AutoTokenizer,
@@ -51,6 +53,18 @@ def check(directory: Path, expected: Path, trust: bool) -> None:
         assert compare(outputs.logits_per_image, wanted["logits_per_image"]), auto
         if trust:
             check_optimized(model, wanted)
+
+    if trust:
+        classifier = AutoModelForImageClassification.from_pretrained(directory, num_labels=3, **loading).eval()
+        assert type(classifier).__name__ == "HFCLIPForImageClassification"
+        assert classifier(wanted["pixel_values"]).logits.shape == (1, 3)
+        stored = {
+            name: tensor for name, tensor in load_file(directory / "model.safetensors").items() if "vision" in name
+        }
+        loaded = classifier.state_dict()
+        tower = [name for name in loaded if name.startswith("vision_model.")]
+        assert tower
+        assert all(torch.equal(loaded[name], stored[name].to(loaded[name].dtype)) for name in tower)
 
     classifier = pipeline("zero-shot-image-classification", model=str(directory), **loading)
     answers = classifier(image, candidate_labels=labels)
