@@ -80,7 +80,7 @@ def test_names_the_original_file_and_only_known_addresses(name: str):
     assert f"<{checkpoint.url}>" in text
     assert f"`{checkpoint.sha256}`" in text
     known = {source["url"] for source in DATA["sources"].values()} | {checkpoint.url}
-    assert set(re.findall(r"\w+://[^\s)>]+", text)) <= known
+    assert set(re.findall(r"(?<![+\w])\w+://[^\s)>\"`]+", text)) <= known
     assert set(re.findall(r"[\w-]+/clip-[\w-]+", text)) == {f"{DATA['organization']}/{checkpoint.repo_name}"}
     assert re.search(r"^<!-- parity:start -->\n.+\n<!-- parity:end -->$", text, re.MULTILINE)
 

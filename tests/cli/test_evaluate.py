@@ -24,7 +24,7 @@ def photos(tmp_path):
 
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_help_imports_nothing_heavy(verb):
-    shown = show_help("hf_clip.cli.app", "evaluate", verb)
+    shown = show_help("hf_clip_command", "evaluate", verb)
     assert shown.stderr == "imported:\n"
     assert f"Example: hf-clip evaluate {verb}" in shown.stdout
 

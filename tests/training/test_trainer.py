@@ -555,5 +555,5 @@ def test_a_stock_model_trains_as_ours_does(repository: Path, tmp_path: Path):
 
 def test_another_model_is_refused(repositories: dict[str, Path], tmp_path: Path):
     model = HFCLIPModel.from_pretrained(repositories["tiny ViT"])
-    with pytest.raises(TypeError, match="no CLIP with both towers"):
+    with pytest.raises(TypeError, match="HFCLIPVisionModel is not a CLIP with both towers"):
         make_trainer(repositories["tiny ViT"], tmp_path, model.vision_model)
