@@ -101,8 +101,8 @@ def classify(
         paths, top_k, batch_size=batch_size, workers=workers, on_error=None if strict else skipped.add
     )
     total = len(paths) if isinstance(paths, list) else None
-    # on a terminal the results themselves show the progress
-    with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty()) as bar:
+    # on a terminal the results themselves show the progress, and a log needs no bar (None)
+    with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty() or None) as bar:
         for path, answers in results:
             say(json.dumps({"image": path, "labels": answers}) if as_json else describe(path, answers))
             count += 1

@@ -175,6 +175,11 @@ class HFCLIPTokenizer(TokenizersBackend):
 
     @classmethod
     def _from_pretrained(cls, resolved_vocab_files: dict[str, str | None], *args, **kwargs) -> "HFCLIPTokenizer":
+        if not any(resolved_vocab_files.get(name) for name in ("tokenizer_file", "vocab_file")):
+            raise OSError(
+                f"{args[0] if args else 'the folder'} has no tokenizer.json or vocab.json: load the tokenizer of the "
+                "model that it was made from"
+            )
         config_file = resolved_vocab_files.get("tokenizer_config_file")
         saved = json.loads(Path(config_file).read_text(encoding="utf-8")) if config_file else {}
         own_names = {base.__name__ for base in cls.__mro__ if issubclass(base, HFCLIPTokenizer)}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import transformers
-from transformers import AutoProcessor, AutoVideoProcessor, pipeline
+from transformers import AutoProcessor, AutoTokenizer, AutoVideoProcessor, pipeline
 
-from hf_clip import HFCLIPForImageClassification, HFCLIPModel, HFCLIPProcessor
+from hf_clip import HFCLIPForImageClassification, HFCLIPModel, HFCLIPProcessor, HFCLIPTokenizer
 
 RGB = Path(__file__).parents[2] / "hf_clip" / "parity" / "data" / "images" / "rgb.png"
 ORDERS = [
@@ -183,3 +183,10 @@ def test_an_image_processor_alone_names_no_code_of_a_processor(folders, family):
         assert "processing_hf_clip.HFCLIPProcessor" not in "".join(
             file.read_text() for file in folders[f"{family}-{kind}"].glob("*.json")
         )
+
+
+def test_a_folder_without_a_tokenizer_is_named(folders, family):
+    with pytest.raises(OSError, match=rf"{family}-vision has no tokenizer\.json or vocab\.json: load the tokenizer of"):
+        HFCLIPTokenizer.from_pretrained(folders[f"{family}-vision"])
+    with pytest.raises(OSError, match=r"has no tokenizer\.json or vocab\.json"):
+        AutoTokenizer.from_pretrained(folders[f"{family}-classifier"])
