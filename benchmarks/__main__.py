@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from . import evaluation, imports, load, preprocess, runtime, scale, search, tokenization, training, zero_shot
+from . import drop_in, evaluation, imports, load, preprocess, runtime, scale, search, tokenization, training, zero_shot
 from .common import Row
 from .encode import BATCHES, IMAGE_MODELS, encode
 from .machine import describe, has_fast_bfloat16
@@ -25,6 +25,7 @@ class Section(str, Enum):
     zero_shot = "zero-shot"
     tokenization = "tokenization"
     preprocess = "preprocess"
+    drop_in = "drop-in"
     load = "load"
     imports = "imports"
     evaluation = "evaluation"
@@ -60,6 +61,7 @@ def main(
         Section.zero_shot: lambda: zero_shot.measure(rounds, place),
         Section.tokenization: lambda: tokenization.measure(rounds),
         Section.preprocess: lambda: preprocess.measure(rounds),
+        Section.drop_in: lambda: drop_in.measure(rounds),
         Section.load: lambda: load.measure(rounds),
         Section.imports: lambda: imports.measure(rounds),
         Section.evaluation: evaluation.measure,

@@ -5,7 +5,7 @@ import torch
 from support.originals import FAMILIES
 from torch.nn.functional import normalize
 
-from benchmarks import imports, report, training
+from benchmarks import drop_in, imports, report, training
 from benchmarks.common import ORIGINAL, in_fresh_process, rows_of, take_turns
 from benchmarks.encode import text_cases
 from benchmarks.peers import EXACT, OPTIMIZED, Peers, build
@@ -51,6 +51,20 @@ def test_peers_train_alike(peers):
     assert max(losses) - min(losses) < 1e-4
     for peer, step in parts.items():
         assert peer == training.SENTENCES or training.saved_bytes(step) < training.saved_bytes(whole[peer])
+
+
+def test_the_drop_in_computes_the_same(family):
+    """Bits of embeddings and losses; what is noted of memory is the same too."""
+    pair = drop_in.build(family)
+    pixels, ids = drop_in.inputs(pair[ORIGINAL])
+    assert torch.equal(*(model.encode_image(pixels) for model in pair.values()))
+    assert torch.equal(*(model.encode_text(ids) for model in pair.values()))
+    steps = [drop_in.step(model, pixels, ids[: len(pixels)]) for model in pair.values()]
+    assert torch.equal(*(step() for step in steps))
+    assert drop_in.saved_mib(steps[1]) <= drop_in.saved_mib(steps[0])
+    rows = drop_in.measure(1, (family,))
+    assert [row.peer for row in rows].count(drop_in.OPTIMIZED) == 2
+    assert len(rows) == 8
 
 
 def test_report(tmp_path):
