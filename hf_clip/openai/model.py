@@ -18,6 +18,7 @@ from ..model.configuration_hf_clip import HFCLIPConfig
 from ..model.modeling_hf_clip import HFCLIPModel
 from .infer_config import infer_config
 from .key_mapping import BOOKKEEPING, check_shapes, to_hf, to_original
+from .random_draws import CountedDraws, skip_draws
 from .variants import OPENAI, Variant
 
 _HEAD_WIDTH = 64
@@ -439,7 +440,10 @@ def build_variant(
     Raises:
         CheckpointError: The tensors are not those of a CLIP.
     """
-    model = _empty(infer_config(state_dict, variant))
+    config = infer_config(state_dict, variant)
+    with CountedDraws() as draws:
+        model = _empty(config)
+    skip_draws(draws.count)  # as if the model had been initialized: seeded programs go on with the same numbers
     convert_weights(model)
     expected = model.state_dict()
     tensors = {key: tensor for key, tensor in state_dict.items() if key not in BOOKKEEPING}

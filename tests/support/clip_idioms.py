@@ -2241,6 +2241,15 @@ def seeds_after_loading(p):
 
 
 @idiom("the package")
+def seeds_before_loading(p):
+    torch.manual_seed(0)
+    p.load()
+    head = nn.Linear(64, 3)
+    p.clip.clip.build_model(dict(p.model.state_dict()))
+    return head.weight, torch.randn(20), torch.get_rng_state()
+
+
+@idiom("the package")
 def images_of_another_size_are_refused(p):
     side = p.model.visual.input_resolution + 32
     with pytest.raises(RuntimeError) as caught:
