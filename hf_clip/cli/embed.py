@@ -100,6 +100,15 @@ def embed(
             rich_help_panel=ADVANCED, help="The column of a parquet SOURCE that identifies an image (default: its row)."
         ),
     ] = None,
+    allow_scheme: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SCHEME",
+            rich_help_panel=ADVANCED,
+            help="A kind of address that a table may name besides http and https, such as s3; file: paths outside of "
+            "its folder. May be given again.",
+        ),
+    ] = None,
     retry_errors: Annotated[
         bool,
         typer.Option("--retry-errors", rich_help_panel=ADVANCED, help="Try images again that failed in earlier runs."),
@@ -154,7 +163,7 @@ def embed(
     )
     if not into_parts:
         check_single_file(output)
-    images = open_source(source, image_column, key_column, text_column)
+    images = open_source(source, image_column, key_column, text_column, allow_scheme or ())
     plain = {"dtype": dtype.value, "normalize": normalize, "folder": images.folder}
     if into_parts:
         plain |= {"row_dtype": (row_dtype or RowType.float32).value, "text_column": text_column}
@@ -233,6 +242,8 @@ def known_settings(output: str, model: str, plain: dict[str, Any]) -> dict[str, 
     if settings is None:
         return None
     wanted = {**plain, "files": fingerprint(model)}
+    if settings.get("folder") is None:  # version 0.2 knew no folder at an address
+        wanted.pop("folder")
     is_same = wanted["files"] is not None and all(settings.get(key) == value for key, value in wanted.items())
     return settings if is_same else None
 

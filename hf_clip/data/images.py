@@ -2,10 +2,10 @@
 
 import io
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -38,6 +38,7 @@ class ImageRef:
         stamp: The known `version`, where listing the data set told it.
         span: The offset and the size in bytes of a member of the tar `source`.
         cell: The column, row group and row of a cell of the parquet file `source`.
+        refused: Why the image must not be read, as that of an address which nobody allowed; `open` raises it.
 
     Example:
         >>> ImageRef.of("photo.jpg").open().size
@@ -50,15 +51,20 @@ class ImageRef:
     stamp: str | None = None
     span: tuple[int, int] | None = None
     cell: tuple[str, int, int] | None = None
+    refused: str | None = None
 
     @classmethod
-    def of(cls, value: Any, name: str | None = None) -> "ImageRef":
+    def of(cls, value: Any, name: str | None = None, schemes: Collection[str] = ()) -> "ImageRef":
         """Refer to an image in any of the forms in which callers have it.
+
+        Addresses other than http, https and data are read by fsspec, with the reader's credentials and, by some kinds,
+        from any file or by running code: they are refused unless `schemes` names their kind.
 
         Args:
             value: A path, an address, bytes, a PIL image, an array, a tensor, a mapping with `bytes` or `path` as
                 `datasets` stores images, a row that `as_row` made, or a reference, which is returned as it is.
             name: The name in errors; the path or address unless given.
+            schemes: Kinds of addresses that may be read besides http, https and data, such as s3.
         """
         if isinstance(value, ImageRef):
             return value
@@ -68,16 +74,37 @@ class ImageRef:
             value = value.get("path") if value.get("bytes") is None else value["bytes"]
         if isinstance(value, str | os.PathLike):
             path = os.fspath(value)
-            return cls(path, name or path, as_line(path))
+            return cls(path, name or path, as_line(path), refused=_refusal(path, schemes))
         # the object's address in memory: equal for an image that comes twice, and the reference keeps it alive
         return cls(value, name or "an image in memory", f"{type(value).__name__} at {id(value):#x}")
+
+    @classmethod
+    def in_table(cls, value: Any, folder: str, name: str | None = None, schemes: Collection[str] = ()) -> "ImageRef":
+        """Refer to the image of a table's cell, which may come from a stranger.
+
+        Args:
+            value: The cell. A path counts from the table's folder and must stay below it, unless `schemes` has "file".
+            folder: The folder of the table, a path or an address.
+            name: The name in errors; the path or address unless given.
+            schemes: Kinds of addresses that may be read, as in `of`.
+        """
+        if isinstance(value, Mapping) and value.get("bytes") is None:
+            value = value.get("path")
+        if not isinstance(value, str) or not value or _scheme(value):
+            return cls.of(value, name, schemes)
+        path = value if os.path.isabs(value) else f"{folder.rstrip('/')}/{value}" if folder else value
+        is_below = not os.path.relpath(os.path.normpath(path), folder or os.curdir).startswith(os.pardir)
+        refused = f"it lies outside of {folder or 'the folder'}: --allow-scheme file (allow_schemes) allows that"
+        if _scheme(folder):  # in an object store
+            is_below = not os.path.isabs(value) and not os.path.normpath(value).startswith(os.pardir)
+        return cls(path, name or path, as_line(path), refused=None if is_below or "file" in schemes else refused)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "ImageRef":
         """Rebuild a reference from what `as_row` made of it."""
         span = None if row["offset"] is None else (row["offset"], row["size"])
         cell = None if row["column"] is None else (row["column"], row["group"], row["row"])
-        return cls(os.fsdecode(row["source"]), row["name"], row["key"], row["stamp"], span, cell)
+        return cls(os.fsdecode(row["source"]), row["name"], row["key"], row["stamp"], span, cell, row["refused"])
 
     def as_row(self) -> dict[str, Any]:
         """Return the reference to a file as bytes, texts and integers: the fields of an Arrow struct.
@@ -96,6 +123,7 @@ class ImageRef:
             "column": column,
             "group": group,
             "row": row,
+            "refused": self.refused,
         }
 
     @property
@@ -115,11 +143,11 @@ class ImageRef:
 
         Downloading takes time and no core: callers do it while the cores are at work.
         """
-        from ..model.image_processing_hf_clip import is_address, open_image
+        from ..model.image_reading_hf_clip import is_address, open_image
 
-        if self.in_memory or not is_address(self.source):
+        if self.refused is not None or self.in_memory or _scheme(self.source) is None or self.cell is not None:
             return self
-        return replace(self, source=open_image(self.source))
+        return replace(self, source=open_image(self.source) if is_address(self.source) else self._content())
 
     def open(self) -> Any:
         """Decode the image in its own mode, with the EXIF orientation not applied; arrays and tensors stay as they are.
@@ -139,8 +167,10 @@ class ImageRef:
 
     def peek(self) -> Any:
         """Open the image without decoding it, which tells its size; raise what Pillow and file systems raise."""
-        from ..model.image_processing_hf_clip import open_image
+        from ..model.image_reading_hf_clip import open_image
 
+        if self.refused is not None:
+            raise ValueError(self.refused)
         content = self._content()
         if content is None or (isinstance(content, str) and not content):
             raise ValueError("there is no image")
@@ -155,19 +185,42 @@ class ImageRef:
 
     def _content(self) -> Any:
         """Return a path or an address for `open_image`, or the content of any other source."""
-        from ..model.image_processing_hf_clip import is_address
+        from ..model.image_reading_hf_clip import check_size, is_address
 
         content = self.source
         if self.span is not None:
-            content = read_span(self.source, *self.span)
+            check_size(self.span[1])
+            return read_span(self.source, *self.span)
         if self.cell is not None:
             column, group, row = self.cell
             value = _column(self.source, group, column)[row].as_py()
-            content = ImageRef.of(value).source if isinstance(value, dict) else value
-        if isinstance(content, str) and "://" in content and not is_address(content):
+            found = ImageRef.in_table(value, self.source.rpartition("/")[0])
+            if found.refused is not None:
+                raise ValueError(found.refused)
+            content = found.source
+        if isinstance(content, str) and _scheme(content) and not is_address(content):
             place = place_at(content)
+            check_size(place.fs.info(place.path).get("size") or 0)
             content = place.fs.cat_file(place.path)
         return content
+
+
+def _scheme(source: str) -> str | None:
+    """Return the kind of an address in lower case, such as https or data; None for a path."""
+    found = re.match(r"([a-z][a-z0-9+.-]*)(?:://|::.*://)|(data):", source, re.IGNORECASE)
+    return None if found is None else (found[1] or found[2]).lower()
+
+
+def _refusal(source: str, schemes: Collection[str]) -> str | None:
+    """Return why an address may not be read, None for paths and for addresses that may."""
+    scheme = _scheme(source)
+    if scheme in (None, "http", "https", "data"):
+        return None
+    if "::" in source:
+        return "addresses with :: are not read"
+    if scheme not in schemes:
+        return f"addresses of the kind {scheme}:// are not read: --allow-scheme {scheme} (allow_schemes) allows them"
+    return None
 
 
 def read_span(path: str, offset: int, size: int) -> bytes:
@@ -213,12 +266,6 @@ def is_image_file(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def located(value: Any, folder: Path) -> Any:
-    """Resolve the relative path of an image in a table against the table's folder."""
-    is_relative = isinstance(value, str) and "://" not in value and not value.startswith("data:")
-    return os.path.join(folder, value) if is_relative else value
-
-
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageRef",
@@ -226,6 +273,5 @@ __all__ = [
     "file_version",
     "image_paths",
     "is_image_file",
-    "located",
     "read_span",
 ]

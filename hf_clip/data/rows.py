@@ -1,12 +1,12 @@
 """Rows of images with captions or a label, whatever they are read from."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 from .errors import DataError
-from .images import ImageRef, located
+from .images import ImageRef
 from .labels import clean_label, label_places
 
 IMAGE_COLUMNS = (
@@ -101,6 +101,7 @@ def make_rows(
     image_column: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    allow_schemes: Collection[str] = (),
 ) -> Rows:
     """Make rows of mappings that name an image and its captions or label, by usual names of columns unless given.
 
@@ -113,6 +114,8 @@ def make_rows(
         image_column: The column of images.
         text_column: The column of captions, each one text or a list of texts.
         label_column: The column of labels, each a name or an integer.
+        allow_schemes: Kinds of addresses that the rows may name besides http, https and data, such as s3; "file" for
+            paths outside of `folder`.
 
     Raises:
         DataError: No row, a column is missing or ambiguous, or a row has neither caption nor label.
@@ -144,8 +147,8 @@ def make_rows(
             raise DataError(f"{where} names no image in the column {image}: give its path, or remove the row")
         if not texts and value is None:
             raise DataError(f"{where} has neither caption nor label: give one, or remove the row")
-        source = mapping[image] if folder is None else located(mapping[image], folder)
-        rows.append(Row(_reference(source, where), texts, _place(value, places, len(labels), where)))
+        source = _reference(mapping[image], folder, where, allow_schemes)
+        rows.append(Row(source, texts, _place(value, places, len(labels), where)))
     return Rows(rows, labels, list(templates), name)
 
 
@@ -175,9 +178,15 @@ def _place(value: str | int | None, places: Mapping[Any, int], classes: int, whe
     return places[value]
 
 
-def _reference(source: Any, where: str) -> ImageRef:
+def _reference(value: Any, folder: Path | None, where: str, schemes: Collection[str]) -> ImageRef:
     """Refer to a row's image; one in memory is named by its row."""
-    return ImageRef.of(source, None if isinstance(source, str | Path) else where)
+    name = None if isinstance(value, str | Path) else where
+    if folder is None:  # rows that a program made, not a file
+        return ImageRef.of(value, name, schemes)
+    image = ImageRef.in_table(value, str(folder), name, schemes)
+    if image.refused is not None:
+        raise DataError(f"{where} names the image {str(value)[:200]}, which is not read: {image.refused}")
+    return image
 
 
 __all__ = ["DataError", "Row", "Rows", "make_rows"]

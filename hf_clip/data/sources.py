@@ -1,7 +1,7 @@
 """Images of folders, patterns, tars and tables, listed one after the other without being read."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class ImageSource:
         images: Yields the images, each with its values in these columns. Archives that are cut short are reported to
             its argument and passed over.
         count: The number of images, where that is known beforehand.
-        folder: The folder that relative paths count from, if it is on this machine.
+        folder: The folder or the address that names count from.
         listed: True where `images` costs nothing, so that a run may go through it twice.
     """
 
@@ -41,7 +41,11 @@ class ImageSource:
 
 
 def open_source(
-    source: str, image_column: str | None = None, key_column: str | None = None, text_column: str | None = None
+    source: str,
+    image_column: str | None = None,
+    key_column: str | None = None,
+    text_column: str | None = None,
+    allow_schemes: Collection[str] = (),
 ) -> ImageSource:
     """Find the images of a folder, a pattern, tars, or parquet files, at paths or addresses such as s3://bucket/photos.
 
@@ -50,6 +54,8 @@ def open_source(
         image_column: The column of a parquet file with the bytes, paths or addresses of images.
         key_column: The column of a parquet file that identifies an image; the number of the row unless given.
         text_column: A column of captions, which must be there.
+        allow_schemes: Kinds of addresses that a table may name besides http, https and data, such as s3; "file" for
+            paths outside of the table's folder.
 
     Raises:
         DataError: There are no images, or a column is missing.
@@ -62,7 +68,7 @@ def open_source(
         there = ", ".join(f"{len(entries):,} of kind {kind}" for kind, entries in kinds.items() if entries)
         raise DataError(f"{source} has files of several kinds, {there}: give a pattern of one kind")
     if kinds["parquet"]:
-        found = _tables(source, root, kinds["parquet"], image_column, key_column)
+        found = _tables(source, root, kinds["parquet"], image_column, key_column, allow_schemes)
     elif kinds["tar"]:
         found = _tars(source, root, kinds["tar"])
     else:
@@ -70,7 +76,7 @@ def open_source(
     if text_column is not None and text_column not in found.columns:
         known = ", ".join(found.columns) or "none besides images"
         raise DataError(f"{source} has no column {text_column}: it has {known}")
-    return replace(found, folder=root.path if root.is_local else None)
+    return replace(found, folder=str(root))
 
 
 def _listed(source: str, place: Place) -> tuple[Place, list[tuple[Place, str]]]:
@@ -118,6 +124,7 @@ def _kind(file: Place) -> str:
 def _files(name: str, root: Place, files: list[tuple[Place, str]]) -> ImageSource:
     if not files:
         raise DataError(f"there are no images in {name}")
+    _check_unique(name, (as_line(_below(file, root)) for file, _ in files), "rename one of the files")
 
     def images(_: Callable[[str], None]) -> Iterator[Located]:
         for file, version in files:
@@ -137,9 +144,13 @@ def _tars(name: str, root: Place, files: list[tuple[Place, str]]) -> ImageSource
     def images(report: Callable[[str], None]) -> Iterator[Located]:
         for file, version in files:
             try:
+                seen: set[str] = set()
                 for sample in read_tars([Path(file.path)]):
                     path = _below(file, root) + sample["image"].name.removeprefix(file.path)
                     image = replace(sample["image"], name=path, key=as_line(path), stamp=version)
+                    if image.key in seen:
+                        raise DataError(f"{name} has two images {image.key}: give each member a name of its own")
+                    seen.add(image.key)
                     yield image, {"text": _joined(sample["text"]), "label": sample["label"]}
             except (DataError, OSError) as error:
                 report(str(error))
@@ -152,7 +163,12 @@ def _joined(text: Any) -> str | None:
 
 
 def _tables(
-    name: str, root: Place, files: list[tuple[Place, str]], image_column: str | None, key_column: str | None
+    name: str,
+    root: Place,
+    files: list[tuple[Place, str]],
+    image_column: str | None,
+    key_column: str | None,
+    schemes: Collection[str],
 ) -> ImageSource:
     require("pyarrow", "parquet", name)
     import pyarrow.parquet as pq
@@ -171,15 +187,38 @@ def _tables(
         for column in filter(None, (image, key_column)):
             if column not in schema.names:
                 raise DataError(f"{file} has no column {column}: it has {', '.join(schema.names)}")
+    if key_column is not None:
+        advice = f"choose another --key-column than {key_column}, or leave it out"
+        _check_unique(name, _keys((file for file, _ in files), key_column), advice)
     # paths and addresses are worth keeping, bytes are not
     hidden = {*OWN, image}
     columns = {field.name: field.type for field in schemas[0] if field.name not in hidden}
 
     def images(_: Callable[[str], None]) -> Iterator[Located]:
         for file, version in files:
-            yield from _rows(file, version, _below(file, root), image, key_column, list(columns))
+            yield from _rows(file, version, _below(file, root), image, key_column, list(columns), schemes)
 
     return ImageSource(name, columns, images, count)
+
+
+def _keys(files: Iterable[Place], column: str) -> Iterator[str | None]:
+    import pyarrow.parquet as pq
+
+    for file in files:
+        with file.fs.open(file.path, "rb") as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(columns=[column]):
+                yield from (None if key is None else str(key) for key in batch.column(0).to_pylist())
+
+
+def _check_unique(name: str, keys: Iterable[str | None], advice: str) -> None:
+    """Raise DataError for a key that is null or comes twice: one of the two images would replace the other."""
+    seen: set[str] = set()
+    for number, key in enumerate(keys):
+        if key is None:
+            raise DataError(f"row {number} of {name} has no key: {advice}")
+        if key in seen:
+            raise DataError(f"{name} has two images with the key {key[:200]}: {advice}")
+        seen.add(key)
 
 
 def _only_known(names: list[str], source: str) -> str:
@@ -191,7 +230,13 @@ def _only_known(names: list[str], source: str) -> str:
 
 
 def _rows(
-    file: Place, version: str, below: str, image: str, key_column: str | None, columns: list[str]
+    file: Place,
+    version: str,
+    below: str,
+    image: str,
+    key_column: str | None,
+    columns: list[str],
+    schemes: Collection[str],
 ) -> Iterator[Located]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -209,17 +254,11 @@ def _rows(
                 key = str(row[key_column]) if key_column else f"{below}:{number}"
                 values = {name: row[name] for name in columns}
                 if is_text:
-                    yield ImageRef(_located(row[image], file), row[image] or key, key, version), values
+                    found = ImageRef.in_table(row[image] or "", str(file).rpartition("/")[0], row[image], schemes)
+                    yield replace(found, name=row[image] or key, key=key, stamp=version), values
                 else:
                     yield ImageRef(str(file), key, key, version, cell=(image, group, place)), values
                 number += 1
-
-
-def _located(source: str | None, file: Place) -> str:
-    """Resolve a relative path of a table against the table's folder."""
-    if not source or "://" in source or source.startswith("data:") or os.path.isabs(source):
-        return source or ""
-    return str(file._replace(path=f"{file.path.rpartition('/')[0]}/{source}"))
 
 
 __all__ = ["OWN", "ImageSource", "Located", "open_source"]

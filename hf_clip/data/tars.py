@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..utils.text import as_line
-from .images import IMAGE_SUFFIXES, ImageRef, located, read_span
+from .images import IMAGE_SUFFIXES, ImageRef, read_span
 from .rows import TEXT_COLUMNS, DataError
 
 
@@ -28,20 +28,27 @@ def read_tars(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
         yield from _samples(path)
 
 
-def find_image(name: str, folder: str | os.PathLike[str] = "") -> ImageRef:
+def find_image(name: str, folder: str = "", schemes: Collection[str] = ()) -> ImageRef:
     """Find an image again by the `name` that its reference had; opening it fails where it is gone.
 
     Args:
-        name: A path, an address, or ARCHIVE:MEMBER.
-        folder: The folder that a relative path counts from.
+        name: A path below the folder, an address, or ARCHIVE:MEMBER.
+        folder: The folder or the address that the name counts from.
+        schemes: Kinds of addresses that may be read, as in `ImageRef.of`.
     """
-    path = located(name, Path(folder))
+    image = ImageRef.of(folder, None, schemes) if "://" in folder else None
+    if image is not None and image.refused is not None:
+        return image
+    image = ImageRef.in_table(name, folder, name, schemes)
+    path = image.source
+    if image.refused is not None:
+        return image
     for colon in re.finditer(":", path):
         archive, member = path[: colon.start()], path[colon.end() :]
         if not os.path.exists(path) and os.path.isfile(archive):
             with suppress(KeyError, tarfile.TarError), tarfile.open(archive, "r:") as opened:
                 return _reference(archive, opened.getmember(member))
-    return ImageRef.of(path, name)
+    return image
 
 
 def _reference(archive: str | os.PathLike[str], info: tarfile.TarInfo) -> ImageRef:

@@ -11,7 +11,7 @@ from transformers import CLIPModel, PreTrainedModel
 from ..embedding.features import check_list
 from ..embedding.texts import embed_texts
 from ..model.configuration_hf_clip import HFCLIPConfig, _from_stock
-from ..model.image_processing_hf_clip import open_image
+from ..model.image_reading_hf_clip import open_image
 from ..model.modeling_hf_clip import HFCLIPModel
 from .geometry import stride_of, view
 from .relevance import METHODS, attention_weights, grid, is_resnet, score_windows

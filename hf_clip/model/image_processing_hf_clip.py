@@ -1,14 +1,11 @@
 """CLIP's image transform: `HFCLIPImageProcessor` equals the original's, `HFCLIPImageProcessorTorchvision` is close."""
 
-import io
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -33,29 +30,12 @@ from transformers.image_utils import (
 )
 from transformers.utils import logging
 
+from .image_reading_hf_clip import open_image
+
 logger = logging.get_logger(__name__)
 
 # Pixels in a resized image, before the crop: 1 GiB in Pillow. It admits sides up to 5349:1 at 224, 1337:1 at 448.
 MAX_RESIZED_PIXELS = 2**28
-
-
-def is_address(source: str) -> bool:
-    return source.startswith(("http://", "https://", "data:"))
-
-
-def open_image(source: str | os.PathLike) -> Image.Image:
-    """Open the image at a path, an `http(s)://` or a `data:` address: in the file's own mode, not turned by EXIF."""
-    source = os.fspath(source)
-    try:
-        if is_address(source):
-            # some sites refuse urllib's own name
-            with urlopen(Request(source, headers={"User-Agent": "hf_clip"}), timeout=60) as response:
-                content = response.read()
-        else:
-            content = Path(source).read_bytes()
-        return Image.open(io.BytesIO(content))
-    except (OSError, ValueError) as error:
-        raise OSError(f"cannot read {source[:200]!r} as an image (texts go in `text=`): {error}") from error
 
 
 def _flatten(images: Any) -> Iterator[Any]:

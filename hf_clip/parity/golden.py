@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from ..model.image_processing_hf_clip import open_image
+from ..model.image_reading_hf_clip import open_image
 from .checks import Check, check, skipped
 from .reference import PARITY
 

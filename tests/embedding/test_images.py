@@ -21,7 +21,7 @@ from hf_clip.embedding import features as features_module
 from hf_clip.embedding import images as images_module
 from hf_clip.embedding.images import UnreadableImageError, embed_images, iter_image_embeds
 from hf_clip.embedding.texts import embed_texts
-from hf_clip.model import image_processing_hf_clip
+from hf_clip.model import image_reading_hf_clip
 from hf_clip.zero_shot.classifier import ZeroShotClassifier
 
 
@@ -168,7 +168,7 @@ def test_what_threads_do_while_the_model_computes(placed, tiny, images, monkeypa
         return inputs["pixel_values"]
 
     monkeypatch.setattr(images_module, "features", features)
-    monkeypatch.setattr(image_processing_hf_clip, "open_image", open_image)
+    monkeypatch.setattr(image_reading_hf_clip, "open_image", open_image)
     addresses = [f"https://example.org/{number}.png" for number in range(8)]
     list(iter_image_embeds(placed.model, image_processor, addresses, batch_size=2, workers=2))
     assert sorted(fetched) == addresses
