@@ -39,6 +39,13 @@ Clip = tuple[Any, Any]
 Load = Callable[[], tuple[Clip, dict[str, Any]]]
 
 
+class ExifUse(str, Enum):
+    """Whether photos are turned as their EXIF orientation says."""
+
+    ignore = "ignore"
+    apply = "apply"
+
+
 class Engine(str, Enum):
     """Where an embedding job runs, if not in this process."""
 
@@ -100,6 +107,12 @@ def embed(
             rich_help_panel=ADVANCED, help="The column of a parquet SOURCE that identifies an image (default: its row)."
         ),
     ] = None,
+    exif: Annotated[
+        ExifUse,
+        typer.Option(
+            rich_help_panel=ADVANCED, help="apply: turn photos as their EXIF orientation says; the original ignores it."
+        ),
+    ] = ExifUse.ignore,
     allow_scheme: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,12 +172,14 @@ def embed(
         raise CommandError("--clip-retrieval wants all images: run it once more without --shard at the end")
     part = parse_shard(shard)
     options = EmbedOptions(
-        model, batch_size, workers, normalize, device, dtype.value, optimize, trust_remote_code, text_column
+        model, batch_size, workers, normalize, device, dtype.value, optimize, trust_remote_code, text_column, exif.value
     )
     if not into_parts:
         check_single_file(output)
     images = open_source(source, image_column, key_column, text_column, allow_scheme or ())
     plain = {"dtype": dtype.value, "normalize": normalize, "folder": images.folder}
+    if exif is ExifUse.apply:
+        plain["exif"] = exif.value
     if into_parts:
         plain |= {"row_dtype": (row_dtype or RowType.float32).value, "text_column": text_column}
     load = cache(lambda: load_with_settings(options, dtype, plain))
@@ -244,6 +259,7 @@ def known_settings(output: str, model: str, plain: dict[str, Any]) -> dict[str, 
     wanted = {**plain, "files": fingerprint(model)}
     if settings.get("folder") is None:  # version 0.2 knew no folder at an address
         wanted.pop("folder")
+    wanted.setdefault("exif", None)
     is_same = wanted["files"] is not None and all(settings.get(key) == value for key, value in wanted.items())
     return settings if is_same else None
 
@@ -299,6 +315,16 @@ def tell_how_to_go_on(report: "Report", store: "EmbeddingStore", images: "ImageS
     say(f"stopped: {kept:,}{of} images are {where}; run the same command{again} to go on", err=True)
 
 
+def tell_surprises(report: "Report", exif: str | None) -> None:
+    """Count the images that the model saw in another way than people do."""
+    total = f"of {report.count - report.kept:,} images"
+    if report.rotated and exif != "apply":
+        say(f"{report.rotated:,} {total} carry a rotation, which is ignored: --exif apply turns them", err=True)
+    if report.sixteen_bits:
+        advice = "white, as in the original: convert them to 8 bits first"
+        say(f"{report.sixteen_bits:,} {total} have 16 bits a channel and become {advice}", err=True)
+
+
 def tell_outcome(report: "Report", store: "EmbeddingStore", images: "ImageSource") -> None:
     """Report what was done and, in one line, which images were skipped and why."""
     skipped = report.skipped()
@@ -309,6 +335,7 @@ def tell_outcome(report: "Report", store: "EmbeddingStore", images: "ImageSource
         raise CommandError(f"no image of {images.name} could be embedded: {skipped or 'it has none'}")
     if skipped:
         say(f"skipped: {skipped}", err=True)
+    tell_surprises(report, store.settings.get("exif"))
     dropped = f", {report.dropped:,} dropped" if report.dropped else ""
     say(
         f"done: {store.name}, {report.embedded:,} new embeddings of {store.settings['dim']} dimensions, "

@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from threading import Lock
+from typing import Any, Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..utils.places import place_at
 from ..utils.text import as_line, first_line
@@ -17,6 +18,10 @@ IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+
+
+Exif = Literal["ignore", "apply"]
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 
 class UnreadableImageError(ValueError):
@@ -149,8 +154,13 @@ class ImageRef:
             return self
         return replace(self, source=open_image(self.source) if is_address(self.source) else self._content())
 
-    def open(self) -> Any:
-        """Decode the image in its own mode, with the EXIF orientation not applied; arrays and tensors stay as they are.
+    def open(self, exif: Exif = "ignore", tally: "ImageTally | None" = None) -> Any:
+        """Decode the image in its own mode; arrays and tensors are returned as they are.
+
+        Args:
+            exif: "ignore" leaves the pixels as they are stored, as the original does; "apply" turns and mirrors them as
+                the EXIF orientation says, so that phone photos stand upright.
+            tally: Counts images with an orientation or with 16 bits a channel.
 
         Raises:
             UnreadableImageError: The image cannot be opened or decoded; the error names it.
@@ -158,7 +168,11 @@ class ImageRef:
         try:
             image = self.peek()
             if isinstance(image, Image.Image):
+                if tally is not None:
+                    tally.count(image)
                 image.load()
+                if exif == "apply":
+                    image = ImageOps.exif_transpose(image)
         except Exception as error:  # the plugins of Pillow and of file systems raise what they like
             cause = error.__cause__ or error  # open_image names the file again
             reason = "it is no image" if isinstance(cause, UnidentifiedImageError) else first_line(cause)
@@ -203,6 +217,31 @@ class ImageRef:
             check_size(place.fs.info(place.path).get("size") or 0)
             content = place.fs.cat_file(place.path)
         return content
+
+
+class ImageTally:
+    """Count images that become something else than a person sees: turned ones, and those of 16 bits a channel."""
+
+    def __init__(self) -> None:
+        self.rotated = self.sixteen_bits = 0
+        self._counting = Lock()
+
+    def count(self, image: Image.Image) -> None:
+        """Count one opened image, from its header alone."""
+        try:
+            rotated = image.getexif().get(ORIENTATION, 1) not in (0, 1)
+        except Exception:  # a damaged EXIF block makes Pillow raise anything, and no image unreadable
+            rotated = False
+        with self._counting:
+            self.rotated += rotated
+            self.sixteen_bits += image.mode.startswith("I") or image.mode == "F"
+
+    def take(self) -> tuple[int, int]:
+        """Return the counts of rotated and of 16-bit images, and begin anew."""
+        with self._counting:
+            found = self.rotated, self.sixteen_bits
+            self.rotated = self.sixteen_bits = 0
+        return found
 
 
 def _scheme(source: str) -> str | None:
@@ -268,7 +307,9 @@ def is_image_file(name: str) -> bool:
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "Exif",
     "ImageRef",
+    "ImageTally",
     "UnreadableImageError",
     "file_version",
     "image_paths",

@@ -1,6 +1,6 @@
 """Callables that take a batch as a dict of columns and give one back, for any engine that maps batches."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..data.images import ImageRef, UnreadableImageError
+from ..data.images import Exif, ImageRef, UnreadableImageError
 from ..loading import load_clip, load_text_tower
 from ..utils.text import first_line
 from .arrow import as_objects
@@ -54,11 +54,13 @@ class ImagePreprocessor:
 
     Args:
         model: A CLIP's folder or Hub id, or its image processor.
-        column: The column of images: bytes, paths, addresses such as https://, s3:// or gs://, mappings with `bytes` or
+        column: The column of images: bytes, paths, addresses, mappings with `bytes` or
             `path` as `datasets` stores images, PIL images, or arrays. It is left out of the result.
         output: The column of the result: pixels, uint8 (B, 3, H, W).
         workers: Threads; as many as PyTorch's unless given.
         trust_remote_code: Run code that comes with the repository.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
+        allow_schemes: Kinds of addresses that may be read besides http, https and data, such as s3.
 
     Example:
         >>> dataset.map_batches(ImagePreprocessor("clip-rn50")).map_batches(ImageEmbedder("clip-rn50"))
@@ -71,9 +73,12 @@ class ImagePreprocessor:
         output: str = "pixels",
         workers: int | None = None,
         trust_remote_code: bool = False,
+        exif: Exif = "ignore",
+        allow_schemes: Collection[str] = (),
     ):
         self.model, self.column, self.output = model, column, output
         self.workers, self.trust_remote_code = workers, trust_remote_code
+        self.exif, self.allow_schemes = exif, allow_schemes
         self._processor: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,9 +119,9 @@ class ImagePreprocessor:
     def _pixels(self, source: Any, number: int) -> tuple[np.ndarray | None, str | None]:
         name = f"images[{number}]"
         try:
-            image = ImageRef.of(source, None if isinstance(source, str) and source else name)
+            image = ImageRef.of(source, None if isinstance(source, str) and source else name, self.allow_schemes)
             name = image.name[:200]
-            return self._eight_bits(image.open()), None
+            return self._eight_bits(image.open(self.exif)), None
         except UnreadableImageError as error:
             return None, first_line(error)
         except Exception as error:  # whatever a processor raises about one image

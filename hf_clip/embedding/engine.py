@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.images import UnreadableImageError
+from ..data.images import Exif, ImageTally, UnreadableImageError
 from ..data.sources import ImageSource, Located
 from ..utils.text import first_line
 from .arrow import batch_of
@@ -42,6 +42,7 @@ class EmbedOptions:
         optimize: Optimize the model for inference.
         trust_remote_code: Run code that comes with the repository.
         text_column: The column of captions to embed as well.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
     """
 
     model: str
@@ -53,6 +54,7 @@ class EmbedOptions:
     optimize: bool = False
     trust_remote_code: bool = False
     text_column: str | None = None
+    exif: Exif = "ignore"
 
 
 @dataclass
@@ -177,6 +179,7 @@ def run_here(
     embed_texts = _text_embedder(model, processor, options)
     located: dict[str, Located] = {}
     failed: list[tuple[Located, str]] = []
+    tally = ImageTally()
 
     def references() -> Iterator[Any]:
         for image, values in chain([first], images):
@@ -196,11 +199,15 @@ def run_here(
         options.normalize,
         on_error=None if strict else keep_error,
         fill=fill,
+        exif=options.exif,
+        tally=tally,
     )
     try:
         for items, embeds in batches:
             rows = [located.pop(image.key) for image in items]
-            yield _append(pending, rows, embeds.cpu().numpy(), failed, embed_texts)
+            part = _append(pending, rows, embeds.cpu().numpy(), failed, embed_texts)
+            part.rotated, part.sixteen_bits = tally.take()
+            yield part
         if failed:
             width = pending.store.settings["dim"]
             yield _append(pending, [], np.empty((0, width), np.float32), failed, embed_texts)

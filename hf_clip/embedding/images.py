@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..data.images import ImageRef, UnreadableImageError
+from ..data.images import Exif, ImageRef, ImageTally, UnreadableImageError
 from ..utils.text import first_line
 from .features import collect, features
 
@@ -57,11 +57,12 @@ def embed_images(
     batch_size: int = 16,
     workers: int | None = None,
     normalize: bool = True,
+    exif: Exif = "ignore",
 ) -> torch.Tensor:
     """Embed any number of images, which are read as they are needed.
 
-    Files are opened by `PIL.Image.open`, as with the original: the EXIF orientation is not applied, whereas the
-    pipelines of transformers turn images upright.
+    Files are opened by `PIL.Image.open`, as with the original: the EXIF orientation is ignored unless `exif` is
+    "apply", whereas the pipelines of transformers turn images upright.
 
     Args:
         model: A CLIP, of this package or transformers' own, or its vision tower with projection; in evaluation mode.
@@ -72,6 +73,7 @@ def embed_images(
         batch_size: Images per pass through the model.
         workers: Threads that read images; as many as PyTorch's own unless given.
         normalize: Scale embeddings to length 1.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
 
     Returns:
         Embeddings (N, projection_dim), float32 on the CPU.
@@ -83,7 +85,8 @@ def embed_images(
     Example:
         >>> embeds = embed_images(model, processor, ["one.jpg", "two.jpg"])  # (2, projection_dim)
     """
-    batches = iter_image_embeds(model, processor, images, batch_size=batch_size, workers=workers, normalize=normalize)
+    options = {"batch_size": batch_size, "workers": workers, "normalize": normalize, "exif": exif}
+    batches = iter_image_embeds(model, processor, images, **options)  # type: ignore[arg-type]
     return collect((embeds for _, embeds in batches), "image", count_images(images))
 
 
@@ -96,6 +99,7 @@ def iter_image_embeds(
     workers: int | None = None,
     normalize: bool = True,
     on_error: OnError | None = None,
+    exif: Exif = "ignore",
 ) -> Iterator[tuple[list[Any], torch.Tensor]]:
     """Embed images as `embed_images` does, batch by batch and in order.
 
@@ -111,6 +115,7 @@ def iter_image_embeds(
         normalize: Scale embeddings to length 1.
         on_error: Called with an unreadable item and its error, in order and on the caller's thread; the item is then
             left out. Without it the first such item ends the iteration.
+        exif: As in `embed_images`.
 
     Yields:
         The items of a batch (the rows of a ready one) and their embeddings (B, projection_dim).
@@ -123,7 +128,7 @@ def iter_image_embeds(
         >>> for paths, embeds in iter_image_embeds(model, processor, paths, on_error=print):
         ...     index.add(paths, embeds)
     """
-    for items, embeds in image_features(model, processor, images, batch_size, workers, normalize, on_error):
+    for items, embeds in image_features(model, processor, images, batch_size, workers, normalize, on_error, exif=exif):
         yield items, embeds.cpu()
 
 
@@ -136,6 +141,8 @@ def image_features(
     normalize: bool = True,
     on_error: OnError | None = None,
     fill: bool = False,
+    exif: Exif = "ignore",
+    tally: ImageTally | None = None,
 ) -> Iterator[tuple[list[Any], torch.Tensor]]:
     """Yield the items of each batch and their embeddings on the model's device; see `iter_image_embeds`.
 
@@ -144,7 +151,8 @@ def image_features(
     """
     image_size = getattr(model.config, "vision_config", model.config).image_size
     pool = ThreadPoolExecutor(workers or torch.get_num_threads(), thread_name_prefix="hf_clip")
-    decode = partial(_decode, pool, getattr(processor, "image_processor", processor), Lock())
+    opened = partial(ImageRef.open, exif=exif, tally=tally)
+    decode = partial(_decode, pool, getattr(processor, "image_processor", processor), Lock(), opened)
     fetched = map(partial(_fetch, pool), _batches(images, batch_size))
     # a model on the CPU wants all cores: whatever else needs one in the meantime makes the others wait
     decoded = map(decode, _ahead(fetched, 1)) if model.device.type == "cpu" else _ahead(map(decode, fetched), 2)
@@ -230,23 +238,27 @@ def _reference(index: int, item: Any) -> ImageRef:
     return ImageRef.of(item, None if isinstance(item, str | os.PathLike) else f"images[{index}]")
 
 
-def _decode(pool: Executor, image_processor: Any, lock: Lock, batch: ImageBatch) -> ImageBatch:
+def _decode(
+    pool: Executor, image_processor: Any, lock: Lock, opened: Callable[[ImageRef], Any], batch: ImageBatch
+) -> ImageBatch:
     """Submit work that takes a core: decoding and cropping."""
     if not batch.is_ready:
         fetched = enumerate(zip(batch.items, batch.jobs, strict=True), batch.start)
         batch.jobs = [
-            pool.submit(_pixel_values, image_processor, lock, _reference(index, item), job)
+            pool.submit(_pixel_values, image_processor, lock, opened, _reference(index, item), job)
             for index, (item, job) in fetched
         ]
     return batch
 
 
-def _pixel_values(image_processor: Any, lock: Lock, image: ImageRef, fetched: Future) -> torch.Tensor:
+def _pixel_values(
+    image_processor: Any, lock: Lock, opened: Callable[[ImageRef], Any], image: ImageRef, fetched: Future
+) -> torch.Tensor:
     try:
         # the same PIL image may come twice, and two threads must not decode one file
         with lock if isinstance(image.source, Image.Image) else nullcontext():
-            opened = fetched.result().open()
-        return image_processor(images=[opened], return_tensors="pt")["pixel_values"]
+            pixels = opened(fetched.result())
+        return image_processor(images=[pixels], return_tensors="pt")["pixel_values"]
     except UnreadableImageError:
         raise
     except Exception as error:  # a download that failed, or an image that the processor refuses

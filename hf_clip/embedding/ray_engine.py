@@ -109,6 +109,7 @@ def _results(window: list[Located], pending: Pending, store: PartStore, options:
             "step": ImagePreprocessor,
             "model": model,
             "workers": options.workers,
+            "exif": options.exif,
             "trust_remote_code": options.trust_remote_code,
         },
         compute=pool(min_size=1, max_size=cpus if gpus else max(1, cpus // 2)),

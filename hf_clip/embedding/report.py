@@ -23,6 +23,8 @@ class Report:
         errors: Reasons of failures, counted.
         failed: Names of the first images that failed.
         broken: Files of the source that could not be read to their end.
+        rotated: Images of this run with an EXIF orientation; counted in this process, not on Ray.
+        sixteen_bits: Images of this run with 16 bits a channel; counted in this process, not on Ray.
     """
 
     embedded: int = 0
@@ -31,6 +33,8 @@ class Report:
     errors: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    rotated: int = 0
+    sixteen_bits: int = 0
 
     @classmethod
     def of(cls, paths: Iterable[str], errors: Iterable[str | None]) -> "Report":
@@ -53,6 +57,8 @@ class Report:
         """Add the report of a part."""
         self.embedded += other.embedded
         self.errors.update(other.errors)
+        self.rotated += other.rotated
+        self.sixteen_bits += other.sixteen_bits
         self.failed = [*self.failed, *other.failed][:MOST_NAMED]
 
     def as_json(self) -> str:

@@ -62,6 +62,8 @@ def check_settings(path: str | Path, theirs: dict, ours: dict, tolerance: float)
     for key in ("normalize", "dtype"):
         if theirs[key] != ours[key]:
             raise StoreError(_other(path, f"{key} {theirs[key]}", f"{key} {ours[key]}"))
+    if (old := theirs.get("exif", "ignore")) != (new := ours.get("exif", "ignore")):
+        raise StoreError(_other(path, f"exif {old}", f"exif {new}"))
     old, new = np.array(theirs["probe"]), np.array(ours["probe"])
     if old.shape != new.shape or np.linalg.norm(old - new) > tolerance:
         raise StoreError(_other(path, f"another model ({theirs['model']})", ours["model"]))
