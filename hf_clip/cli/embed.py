@@ -58,7 +58,7 @@ def embed(
         typer.Argument(
             metavar="SOURCE",
             help="A folder of images; subfolders are included, hidden files are not. Also a pattern such as "
-            "'photos/*.jpg', tars, parquet files, at paths or addresses such as s3://bucket/photos.",
+            "'photos/*.jpg', tars, tables (parquet, csv, tsv, jsonl) or a .txt of paths, at paths or addresses such as s3://bucket/photos.",
         ),
     ],
     output: Annotated[
@@ -335,6 +335,8 @@ def tell_outcome(report: "Report", store: "EmbeddingStore", images: "ImageSource
         raise CommandError(f"no image of {images.name} could be embedded: {skipped or 'it has none'}")
     if skipped:
         say(f"skipped: {skipped}", err=True)
+    if images.unread:
+        say(f"skipped: {images.unread}", err=True)
     tell_surprises(report, store.settings.get("exif"))
     dropped = f", {report.dropped:,} dropped" if report.dropped else ""
     say(

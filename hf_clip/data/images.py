@@ -3,22 +3,27 @@
 import io
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any, Literal
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..utils.places import place_at
-from ..utils.text import as_line, first_line
+from ..utils.text import as_line, first_line, listing
 
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
+
+# formats that look like images to people: read where pillow-heif is installed, and others that Pillow cannot read
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+UNREAD_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".jxl", ".nef", ".orf", ".raf", ".rw2")
 
 Exif = Literal["ignore", "apply"]
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
@@ -183,6 +188,7 @@ class ImageRef:
         """Open the image without decoding it, which tells its size; raise what Pillow and file systems raise."""
         from ..model.image_reading_hf_clip import open_image
 
+        has_heif()
         if self.refused is not None:
             raise ValueError(self.refused)
         content = self._content()
@@ -301,8 +307,35 @@ def image_paths(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def is_image_file(name: str) -> bool:
-    """Return True if a file's name has the suffix of an image and is not hidden."""
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+    """Return True if a file's name has the suffix of an image that can be read and is not hidden."""
+    suffixes = IMAGE_SUFFIXES + HEIF_SUFFIXES if has_heif() else IMAGE_SUFFIXES
+    return not name.startswith(".") and name.lower().endswith(suffixes)
+
+
+def is_unread_image(name: str) -> bool:
+    """Return True if people would take a file for an image, and it cannot be read here."""
+    looks = name.lower().endswith(HEIF_SUFFIXES + UNREAD_SUFFIXES)
+    return looks and not name.startswith(".") and not is_image_file(name)
+
+
+def unread_images(names: Sequence[str]) -> str:
+    """Describe images that cannot be read in one sentence; empty without any."""
+    if not names:
+        return ""
+    needed = any(name.lower().endswith(HEIF_SUFFIXES) for name in names)
+    advice = 'install the extra "heif" to read HEIC' if needed else "convert them to JPEG or PNG"
+    return f"{len(names):,} files look like images and cannot be read ({listing(names, 3)}): {advice}"
+
+
+@cache
+def has_heif() -> bool:
+    """Return True if pillow-heif is installed, and make Pillow use it."""
+    if find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
 
 
 __all__ = [
@@ -312,7 +345,10 @@ __all__ = [
     "ImageTally",
     "UnreadableImageError",
     "file_version",
+    "has_heif",
     "image_paths",
     "is_image_file",
+    "is_unread_image",
     "read_span",
+    "unread_images",
 ]

@@ -1,5 +1,6 @@
 """One function that reads a data set from any of the layouts."""
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from glob import glob
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.text import listing
-from .images import image_paths, is_image_file
+from .images import image_paths, is_image_file, is_unread_image, unread_images
 from .in_memory import read_in_memory
 from .labels import in_order, match_names
 from .rows import DataError, Rows, make_rows
@@ -75,6 +76,10 @@ def _class_folders(folder: Path) -> Rows:
         found = f"images beside its folders, such as {beside[0]}" if beside and classes else "no class folders"
         raise DataError(f"{folder} has {found}: give {LAYOUTS}")
     own = [path.name.replace("_", " ") for path in classes]
+    files = (path for each in classes for path in sorted(each.rglob("*")))
+    unread = [os.path.relpath(path, folder) for path in files if is_unread_image(path.name)]
+    if unread:
+        logging.getLogger(__name__).warning("skipped: %s", unread_images(unread))
     names = _lines(folder, "classnames.txt") or own
     if len(names) != len(classes):
         raise DataError(

@@ -9,12 +9,15 @@ from typing import Any
 from ..utils.packages import require
 from ..utils.places import Place, place_at, reaching
 from ..utils.text import as_line
-from .images import ImageRef, file_version, is_image_file
+from .images import ImageRef, file_version, is_image_file, is_unread_image, unread_images
 from .rows import IMAGE_COLUMNS, DataError
+from .tables import read_table
 from .tars import read_tars
 
 # columns of embeddings, which a column of the source may not replace
 OWN = ("key", "path", "embedding", "text_embedding", "error", "version")
+LISTS = (".csv", ".tsv", ".jsonl", ".txt")  # tables of text, and lists of one path a line
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 Located = tuple[ImageRef, dict[str, Any]]  # an image, and its values in the other columns of the source
 
 
@@ -30,6 +33,7 @@ class ImageSource:
         count: The number of images, where that is known beforehand.
         folder: The folder or the address that names count from.
         listed: True where `images` costs nothing, so that a run may go through it twice.
+        unread: A sentence on files that look like images and cannot be read; empty without any.
     """
 
     name: str
@@ -38,6 +42,7 @@ class ImageSource:
     count: int | None = None
     folder: str | None = None
     listed: bool = False
+    unread: str = ""
 
 
 def open_source(
@@ -64,6 +69,10 @@ def open_source(
     with reaching(place):
         root, files = _listed(source, place)
     kinds = {kind: [entry for entry in files if _kind(entry[0]) == kind] for kind in ("image", "tar", "parquet")}
+    unread = unread_images([_below(file, root) for file, _ in files if is_unread_image(file.path.rpartition("/")[2])])
+    lists = [] if root == place else [entry for entry in files if _kind(entry[0]) == "list"]
+    if root != place and (compressed := [file for file, _ in files if file.path.lower().endswith(COMPRESSED_TARS)]):
+        raise DataError(f"{compressed[0]} is a compressed tar, which cannot be read by member: unpack it to a .tar")
     if sum(map(bool, kinds.values())) > 1:
         there = ", ".join(f"{len(entries):,} of kind {kind}" for kind, entries in kinds.items() if entries)
         raise DataError(f"{source} has files of several kinds, {there}: give a pattern of one kind")
@@ -71,12 +80,16 @@ def open_source(
         found = _tables(source, root, kinds["parquet"], image_column, key_column, allow_schemes)
     elif kinds["tar"]:
         found = _tars(source, root, kinds["tar"])
+    elif lists and not kinds["image"]:
+        found = _lists(source, root, lists, image_column, key_column, allow_schemes)
+    elif unread and not kinds["image"]:
+        raise DataError(f"there are no images in {source} that can be read: {unread}")
     else:
         found = _files(source, root, kinds["image"])
     if text_column is not None and text_column not in found.columns:
         known = ", ".join(found.columns) or "none besides images"
         raise DataError(f"{source} has no column {text_column}: it has {known}")
-    return replace(found, folder=str(root))
+    return replace(found, folder=str(root), unread=unread)
 
 
 def _listed(source: str, place: Place) -> tuple[Place, list[tuple[Place, str]]]:
@@ -115,7 +128,8 @@ def _kind(file: Place) -> str:
     name = file.path.rpartition("/")[2]
     if is_image_file(name):
         return "image"
-    return {".tar": "tar", ".parquet": "parquet"}.get(os.path.splitext(name)[1].lower(), "")
+    suffix = os.path.splitext(name)[1].lower()
+    return "list" if suffix in LISTS else {".tar": "tar", ".parquet": "parquet"}.get(suffix, "")
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
@@ -199,6 +213,52 @@ def _tables(
             yield from _rows(file, version, _below(file, root), image, key_column, list(columns), schemes)
 
     return ImageSource(name, columns, images, count)
+
+
+def _lists(
+    name: str,
+    root: Place,
+    files: list[tuple[Place, str]],
+    image_column: str | None,
+    key_column: str | None,
+    schemes: Collection[str],
+) -> ImageSource:
+    require("pyarrow", "parquet", name)
+    import pyarrow as pa
+
+    if not root.is_local:
+        raise DataError(f"{name} is not on this machine: copy it, or make it a parquet file")
+    tables = [(file, version, _rows_of_list(Path(file.path))) for file, version in files]
+    rows = [row for _, _, table in tables for row in table]
+    if not rows:
+        raise DataError(f"{name} has no rows: give at least one image")
+    image = image_column or _only_known(list(rows[0]), name)
+    for column in filter(None, (image, key_column)):
+        if any(column not in row for row in rows):
+            raise DataError(f"{name} has no column {column} in each row: it has {', '.join(rows[0])}")
+    if key_column is not None:
+        advice = f"choose another --key-column than {key_column}, or leave it out"
+        _check_unique(name, (None if row[key_column] is None else str(row[key_column]) for row in rows), advice)
+    columns = {column: pa.string() for column in rows[0] if column not in {*OWN, image}}
+
+    def images(_: Callable[[str], None]) -> Iterator[Located]:
+        for file, version, table in tables:
+            for number, row in enumerate(table):
+                key = str(row[key_column]) if key_column else f"{_below(file, root)}:{number}"
+                cell = row[image]
+                found = ImageRef.in_table(cell or "", os.path.dirname(file.path), None, schemes)
+                values = {column: None if row.get(column) is None else str(row[column]) for column in columns}
+                yield replace(found, name=str(cell or key), key=key, stamp=version), values
+
+    return ImageSource(name, columns, images, len(rows))
+
+
+def _rows_of_list(path: Path) -> list[dict[str, Any]]:
+    """Read a table of text, or a list of one path a line, by its suffix."""
+    if path.suffix.lower() != ".txt":
+        return list(read_table(path))
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return [{"image": line.strip()} for line in lines if line.strip()]
 
 
 def _keys(files: Iterable[Place], column: str) -> Iterator[str | None]:

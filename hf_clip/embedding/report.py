@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from ..utils.text import as_line
 
@@ -63,7 +63,7 @@ class Report:
 
     def as_json(self) -> str:
         """Write the report as text, to send it to another process."""
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Report":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.data_sets import write_csv, write_jsonl
 from support.photos import READABLE, draw, make_photos
 
 from hf_clip.data.images import ImageRef
@@ -155,3 +156,41 @@ def test_an_address_that_wants_a_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ImportError, match=r'pip install "hf_clip\[remote\] @ git'):
         open_source("s3://bucket/photos")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "txt"])
+def test_tables_of_text_and_lists_of_paths_are_sources(kind, photos, tmp_path):
+    rows = [{"image": f"photos/{name}", "year": str(place)} for place, name in enumerate(READABLE)]
+    write = {
+        "csv": lambda path: write_csv(path, rows),
+        "tsv": lambda path: write_csv(path, rows, "\t"),
+        "jsonl": lambda path: write_jsonl(path, rows),
+        "txt": lambda path: path.write_text("".join(f"{row['image']}\n" for row in rows)),
+    }[kind]
+    write(tmp_path / f"t.{kind}")
+    source = open_source(str(tmp_path / f"t.{kind}"))
+    assert source.columns == ({} if kind == "txt" else {"year": pa.string()})
+    found = contents(source)
+    assert list(found) == [f"t.{kind}:{place}" for place in range(7)]
+    assert list(found.values()) == [(photos / name).read_bytes() for name in READABLE]
+
+
+def test_images_that_cannot_be_read_are_counted_and_named(photos, tmp_path, monkeypatch):
+    """HEIC without pillow-heif, and RAW: in a folder beside others, and alone."""
+    monkeypatch.setattr("hf_clip.data.images.has_heif", lambda: False)
+    for name in ("a.HEIC", "b/x.dng"):
+        (photos / name).write_bytes(b"?")
+    source = open_source(str(photos))
+    assert source.count == 8
+    expected = r'2 files look like images and cannot be read \(a\.HEIC, b/x\.dng\): install the extra "heif"'
+    assert re.match(expected, source.unread)
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone/1.heic").write_bytes(b"?")
+    with pytest.raises(DataError, match=r"no images in .*phone that can be read: 1 files look like images"):
+        open_source(str(tmp_path / "phone"))
+
+
+def test_a_compressed_tar_is_named(tmp_path):
+    (tmp_path / "x.tar.gz").write_bytes(b"?")
+    with pytest.raises(DataError, match=r"x\.tar\.gz is a compressed tar, .*: unpack it to a \.tar"):
+        open_source(str(tmp_path / "x.tar.gz"))
