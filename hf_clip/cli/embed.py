@@ -126,6 +126,14 @@ def embed(
         bool,
         typer.Option("--retry-errors", rich_help_panel=ADVANCED, help="Try images again that failed in earlier runs."),
     ] = False,
+    drop_errors: Annotated[
+        bool,
+        typer.Option(
+            "--drop-errors",
+            rich_help_panel=ADVANCED,
+            help="Write no rows for images that cannot be read, whose embedding is NaN otherwise.",
+        ),
+    ] = False,
     row_dtype: Annotated[
         RowType | None,
         typer.Option(rich_help_panel=ADVANCED, help="The dtype of embeddings in parts (default: float32)."),
@@ -163,7 +171,12 @@ def embed(
 
     into_parts = is_directory(output)
     for_parts: dict[str, Any] = {"shard": shard, "engine": engine, "text-column": text_column, "row-dtype": row_dtype}
-    for_parts |= {"part-rows": part_rows, "retry-errors": retry_errors, "clip-retrieval": clip_retrieval}
+    for_parts |= {
+        "part-rows": part_rows,
+        "retry-errors": retry_errors,
+        "drop-errors": drop_errors,
+        "clip-retrieval": clip_retrieval,
+    }
     if not into_parts and (wrong := [name for name, value in for_parts.items() if value not in (None, False)]):
         raise CommandError(f"--{wrong[0]} wants a directory as --output: {output} is one file")
     if address is not None and engine is None:
@@ -184,7 +197,7 @@ def embed(
         plain |= {"row_dtype": (row_dtype or RowType.float32).value, "text_column": text_column}
     load = cache(lambda: load_with_settings(options, dtype, plain))
     settings = None if restart else known_settings(output, model, plain)
-    with open_store(output, settings or load()[1], restart, part, part_rows, images) as store:
+    with open_store(output, settings or load()[1], restart, part, part_rows, images, drop_errors) as store:
         report = Report()
         pending = Pending(images, store, retry_errors)
         if 0 < pending.known < (images.count or 0):
@@ -232,6 +245,7 @@ def open_store(
     shard: "Shard",
     part_rows: int | None,
     images: "ImageSource",
+    drop_errors: bool,
 ) -> "AbstractContextManager[EmbeddingStore]":
     """Open the file or the directory that embeddings go to."""
     from ..embedding.identity import SAME_PRECISION
@@ -240,7 +254,9 @@ def open_store(
     if is_directory(output):
         from ..embedding.parts import PART_ROWS, PartStore
 
-        return PartStore(output, settings, SAME_PRECISION, restart, shard, part_rows or PART_ROWS, images.columns)
+        return PartStore(
+            output, settings, SAME_PRECISION, restart, shard, part_rows or PART_ROWS, images.columns, drop_errors
+        )
     from ..embedding.files import FileStore, check_header
 
     if images.listed:

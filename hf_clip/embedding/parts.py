@@ -71,6 +71,7 @@ class PartStore:
         shard: The part of all images that this run embeds.
         part_rows: The rows of a part.
         columns: The Arrow types of the source's columns.
+        drop_errors: Write no rows for images that failed; every run tries them again.
 
     Raises:
         StoreError: The directory holds something else, embeddings of another model, or is being written.
@@ -87,11 +88,12 @@ class PartStore:
         shard: Shard = WHOLE,
         part_rows: int = PART_ROWS,
         columns: Mapping[str, Any] | None = None,
+        drop_errors: bool = False,
     ):
         require("pyarrow", "parquet", f"a directory of parts such as {output}")
         self.place, self.settings, self.shard = place_at(output), dict(settings), shard
         self.part_rows, self.columns = part_rows, dict(columns or {})
-        self._tolerance, self._restart = tolerance, restart
+        self._tolerance, self._restart, self.drop_errors = tolerance, restart, drop_errors
         self._open = ExitStack()
         self._written = 0
         self._waiting: list[Any] = []
@@ -151,7 +153,8 @@ class PartStore:
         if not self._waiting:
             self._began = time.monotonic()
         batch = {**batch, "path": list(map(as_line, batch["path"]))}
-        self._waiting.append(part_table(batch, self.columns, self.settings["row_dtype"]))
+        table = part_table(batch, self.columns, self.settings["row_dtype"])
+        self._waiting.append(without_errors(table) if self.drop_errors else table)
         is_full = sum(map(len, self._waiting)) >= self.part_rows
         if is_full or time.monotonic() - self._began > PART_SECONDS:
             self.flush()
@@ -160,7 +163,7 @@ class PartStore:
         """Write the part that is being filled."""
         import pyarrow as pa
 
-        if self._waiting:
+        if sum(map(len, self._waiting)):
             self.write(pa.concat_tables(self._waiting).combine_chunks())
             self._waiting.clear()
 
@@ -236,6 +239,13 @@ class PartStore:
         if self.place.is_local:
             for path in fs.glob(f"{self.place.path}/.part-*-{self.shard}-*.new"):  # of a process that was killed
                 fs.rm_file(path)
+
+
+def without_errors(table: Any) -> Any:
+    """Drop the rows of a part whose image failed: some vector databases refuse their NaN."""
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_null(table["error"]))
 
 
 def write_part(place: Place, table: Any) -> None:
@@ -340,5 +350,6 @@ __all__ = [
     "part_places",
     "read_columns",
     "read_settings",
+    "without_errors",
     "write_part",
 ]

@@ -18,7 +18,7 @@ from ..utils.places import place_at
 from ..utils.text import as_line
 from .arrow import OnArrow, batch_of, part_table
 from .engine import EmbedOptions, Pending
-from .parts import PartStore, write_part
+from .parts import PartStore, without_errors, write_part
 from .report import Report
 
 # images whose keys the driver holds at a time, and those of one task
@@ -149,7 +149,13 @@ def _results(window: list[Located], pending: Pending, store: PartStore, options:
     # a process that stays: tasks would fill the cores that a restarted model needs
     data = data.map_batches(
         PartWriter,
-        fn_constructor_args=(str(store.place), prefix, pending.source.columns, store.settings["row_dtype"]),
+        fn_constructor_args=(
+            str(store.place),
+            prefix,
+            pending.source.columns,
+            store.settings["row_dtype"],
+            store.drop_errors,
+        ),
         batch_size=store.part_rows,
         batch_format="pyarrow",
         compute=pool(min_size=1, max_size=1 + cpus // 32),
@@ -183,10 +189,12 @@ class PartWriter:
         prefix: The beginning of the names of this run's parts.
         columns: The Arrow types of the source's columns.
         row_dtype: The dtype of stored embeddings.
+        drop_errors: Write no rows for images that failed.
     """
 
-    def __init__(self, output: str, prefix: str, columns: Mapping[str, Any], row_dtype: str):
+    def __init__(self, output: str, prefix: str, columns: Mapping[str, Any], row_dtype: str, drop_errors: bool = False):
         self.output, self.prefix, self.columns, self.row_dtype = output, prefix, columns, row_dtype
+        self.drop_errors = drop_errors
 
     def __call__(self, table: Any) -> Any:
         """Return a report of the part, as one row.
@@ -199,8 +207,10 @@ class PartWriter:
         table = part_table(table, self.columns, self.row_dtype)
         keys = "\0".join(sorted(table["key"].to_pylist()))
         digest = hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()
-        write_part(place_at(self.output) / f"{self.prefix}{digest}.parquet", table)
         report = Report.of(table["path"].to_pylist(), table["error"].to_pylist())
+        rows = without_errors(table) if self.drop_errors else table
+        if len(rows):
+            write_part(place_at(self.output) / f"{self.prefix}{digest}.parquet", rows)
         return pa.table({"report": [report.as_json()]})
 
 

@@ -155,6 +155,14 @@ def test_errors_are_retried_when_asked(embed, tmp_path, capsys):
     assert len(all_rows(tmp_path / "emb")) == 8
 
 
+def test_rows_of_failed_images_are_left_out_when_asked(embed, tmp_path, capsys):
+    """As vector databases want it, which refuse NaN; every run tries these images again."""
+    for _ in range(2):
+        assert embed("--drop-errors") == 0
+        assert "1 of 8 images could not be read (broken.png)" in capsys.readouterr().err
+        assert sorted(row["path"] for row in all_rows(tmp_path / "emb")) == READABLE
+
+
 def test_an_interrupted_run_keeps_what_it_embedded(embed, tmp_path, capsys, monkeypatch):
     embed(output="whole")
     calls, real = [], images.features
@@ -254,6 +262,7 @@ def test_bad_arguments_are_one_sentence(embed, options, message, capsys):
         "--row-dtype float32",
         "--part-rows 10000",
         "--retry-errors",
+        "--drop-errors",
         "--clip-retrieval",
     ],
 )
