@@ -15,8 +15,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help=f"One of {', '.join(CHECKPOINTS)} (downloaded), or a file: a TorchScript archive, a state dict of "
-            "torch.save, or safetensors in the original's key layout."
+            help=f"One of {', '.join(CHECKPOINTS)} (downloaded); a file: a TorchScript archive, a state dict of "
+            "torch.save, or safetensors in the original's key layout; a folder of open_clip, or hf-hub:ORG/NAME."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],

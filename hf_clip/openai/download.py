@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +40,10 @@ RETRIES = 3
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 BACKOFF_SECONDS = 1
 STORAGE_ADVICE = "free some space or choose another folder with cache_dir= or HF_CLIP_CACHE"
+
+
+class _ServerError(DownloadError):
+    """Raised where the server is the reason, so that another one can be named."""
 
 
 def resolve_checkpoint(source: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -76,7 +79,10 @@ def resolve_checkpoint(source: str | os.PathLike, cache_dir: str | os.PathLike |
 def _from_hub(name: str, cache_dir: str | os.PathLike | None) -> Path:
     """Fetch the configuration and the weights of a repository in open_clip's layout, named ORG/NAME or ORG/NAME@REV."""
     repository, _, revision = name.partition("@")
-    fetch = partial(hf_hub_download, repository, revision=revision or None, cache_dir=cache_dir)
+
+    def fetch(file: str) -> str:
+        return hf_hub_download(repository, file, revision=revision or None, cache_dir=cache_dir)
+
     try:
         fetch(OPEN_CLIP_CONFIG)
         for weights in OPEN_CLIP_WEIGHTS:
@@ -142,7 +148,10 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
             if target.exists():
                 warnings.warn(f"{target} does not have the SHA-256 of {name}: downloading it again", stacklevel=2)
             partial = target.with_name(f"{target.name}.incomplete")
-            _fetch_verified(_address(checkpoint), checkpoint.sha256, partial)
+            try:
+                _fetch_verified(_address(checkpoint), checkpoint.sha256, partial)
+            except _ServerError as error:
+                raise DownloadError(f"{error}; {checkpoint.mirror} has OpenAI's weights too") from error
             partial.replace(target)
     except OSError as error:
         raise DownloadError(f"cannot store {name} as {target} ({error.strerror or error}): {STORAGE_ADVICE}") from error
@@ -212,7 +221,7 @@ def _fetch(url: str, partial: Path) -> None:
             failures = 1 if file.tell() > start else failures + 1
             if permanent or failures > RETRIES:
                 kept = f"; the {file.tell():,} bytes received are kept" if file.tell() else ""
-                raise DownloadError(
+                raise _ServerError(
                     f"could not download {url} ({reason}): check the network, HTTPS_PROXY and HF_CLIP_MIRROR, then try "
                     f"again{kept}"
                 )

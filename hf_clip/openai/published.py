@@ -36,6 +36,13 @@ class Checkpoint:
     repo_name: str
 
     @property
+    def mirror(self) -> str:
+        """Return the source of both towers on the Hub, in open_clip's layout: the same weights from another server."""
+        if found := re.fullmatch(r"clip-vit-(\w+)-(patch\d+)(?:-(\d+))?", self.repo_name):
+            return f"{HUB_PREFIX}timm/vit_{found[1]}_{found[2]}_clip_{found[3] or 224}.openai"
+        return f"{HUB_PREFIX}timm/{self.repo_name.replace('clip-rn', 'resnet')}_clip.openai"
+
+    @property
     def filename(self) -> str:
         """Return the name of the published file, such as ViT-B-32.pt."""
         return self.url.rsplit("/", 1)[-1]

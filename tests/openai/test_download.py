@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -166,7 +167,7 @@ def test_wrong_file_is_replaced_with_a_warning(server, tmp_path):
 def test_wrong_file_stays_until_its_replacement_is_there(server, tmp_path):
     (tmp_path / "tiny.pt").write_bytes(b"old")
     server.statuses = [404]
-    with pytest.warns(UserWarning, match="downloading it again"), pytest.raises(DownloadError, match="404"):
+    with pytest.warns(UserWarning, match="downloading it again"), pytest.raises(DownloadError, match=r"404.*hf-hub:"):
         download("tiny", tmp_path)
     assert (tmp_path / "tiny.pt").read_bytes() == b"old"
 
@@ -322,3 +323,12 @@ def test_without_a_home_folder_another_is_asked_for(monkeypatch):
     monkeypatch.setattr(Path, "expanduser", nobody)
     with pytest.raises(DownloadError, match="no home folder to keep RN50 in: choose a folder with download_root="):
         download("RN50")
+
+
+def test_the_other_source_is_open_clip_s():
+    """Where the original's server fails, its error names these repositories."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    for name, checkpoint in CHECKPOINTS.items():
+        known = get_pretrained_cfg(re.sub("[/@]", "-", name).removesuffix("px"), "openai")["hf_hub"]
+        assert checkpoint.mirror == f"hf-hub:{known.rstrip('/')}"

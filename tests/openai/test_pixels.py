@@ -1,6 +1,7 @@
 """Other pixels than OpenAI's: exactly those of open_clip's own transform, in every mode of Pillow."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -232,3 +233,37 @@ def test_open_clip_s_list_of_pixels_is_known():
 
 def is_openai(pixels):
     return pixels.resize_mode == "shortest" and np.allclose(pixels.mean, OPENAI_PIXELS.mean, atol=1e-6)
+
+
+def sister_table() -> str:
+    """Sort open_clip's published tags of models with OpenAI's classes by how hf_clip reads them."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, tag in open_clip.list_pretrained():
+        if name.endswith("-quickgelu") or name not in dict(architectures()):
+            continue
+        cfg = get_pretrained_cfg(name, tag)
+        like = f"{name}-quickgelu" if cfg.get("quick_gelu") else name
+        if name not in OPEN_CLIP:
+            how = f"refused: {dict(REFUSED)[name.rstrip('0123456789').rstrip('-').rpartition('-')[2]]}"
+        elif cfg.get("hf_hub"):
+            how = "from `hf-hub:`, which records all settings"
+        else:
+            how = f"from the file with `--like {like}`, its pixels assumed"
+        groups.setdefault((name, how), []).append(tag)
+    rows = [f"| {name} | {', '.join(tags)} | {how} |" for (name, how), tags in sorted(groups.items())]
+    return "\n".join(["| architecture | tags | loads |", "|---|---|---|", *rows])
+
+
+REFUSED = [
+    ("CLIPA", "averages image positions, no causal mask"),
+    ("worldwide", "another tokenizer, XLM-V's"),
+]
+
+
+def test_the_docs_list_all_of_open_clip_s_tags():
+    page = (Path(__file__).parents[2] / "docs" / "convert.md").read_text(encoding="utf-8")
+    assert sister_table() in page, f"put this into docs/convert.md:\n{sister_table()}"
+    tags = [tag for line in sister_table().splitlines()[2:] for tag in line.split("|")[2].split(",")]
+    assert sum(tag.strip() == "openai" for tag in tags) == 9
+    read = [line for line in sister_table().splitlines()[2:] if "refused" not in line]
+    assert sum(line.split("|")[2].count(",") + 1 for line in read) == 61 + 9
