@@ -253,7 +253,7 @@ def finetune(
         # without it, processes on CPUs would each train a model of their own
         use_cpu=not torch.accelerator.is_available(),
         logging_steps=0.02,  # of all steps
-        save_total_limit=2,
+        save_total_limit=1,  # and the best, with --eval: a checkpoint of ViT-B/32 takes 1.8 GB
         report_to=report_to,
         **strategy,
     )
@@ -371,6 +371,24 @@ def train_and_report(trainer: "CLIPTrainer", output: Path, model: str, data: str
         for line in changes_table(report["before"], report["after"]).split("\n"):
             say(line)
     say(f"done: {output}, {trainer.state.global_step:,} steps")
+    say_next_steps(output, model, data)
+
+
+def say_next_steps(output: Path, model: str, data: str) -> None:
+    """Print which checkpoints are kept, and the commands that use the result."""
+    from ..training.checkpoints import complete_checkpoints
+
+    kept = complete_checkpoints(output)
+    size = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file()) / 2**20
+    if kept:
+        names = ", ".join(path.name for path in kept)
+        say(f"kept for --resume: {names} ({size:,.0f} MiB); remove them once you are done")
+    if (output / "adapter_config.json").is_file():
+        say(f"next: hf-clip merge {model} {output} --output MERGED")
+        return
+    say(f"next: hf-clip evaluate zero-shot {data} --model {model} --model {output}")
+    say(f"      hf-clip merge {model} {output} --output MERGED --alpha 0.5, if it forgot too much")
+    say(f"      hf-clip export {output} --output EXPORTED, to run it elsewhere")
 
 
 def settings_of_training(trainer: "CLIPTrainer") -> dict[str, Any]:

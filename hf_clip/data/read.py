@@ -15,6 +15,7 @@ from .rows import DataError, Rows, make_rows
 from .tables import READERS, read_table
 from .tars import read_tars
 
+SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
 Columns = Mapping[str, Any]
 LAYOUTS = "a folder of class folders, a folder with metadata.csv, .tsv, .jsonl or .parquet, such a table, or tars"
 
@@ -75,6 +76,12 @@ def _class_folders(folder: Path) -> Rows:
     if beside or not classes:
         found = f"images beside its folders, such as {beside[0]}" if beside and classes else "no class folders"
         raise DataError(f"{folder} has {found}: give {LAYOUTS}")
+    if {path.name.lower() for path in classes} <= SPLITS and all(_has_folders(path) for path in classes):
+        paths = ", ".join(str(path) for path in classes)
+        raise DataError(
+            f"{folder} holds splits, not classes: give one of them, such as {paths} (one to train on, another to "
+            "evaluate on)"
+        )
     own = [path.name.replace("_", " ") for path in classes]
     files = (path for each in classes for path in sorted(each.rglob("*")))
     unread = [os.path.relpath(path, folder) for path in files if is_unread_image(path.name)]
@@ -91,6 +98,10 @@ def _class_folders(folder: Path) -> Rows:
     if not mappings:
         raise DataError(f"there are no images in {folder}: give {LAYOUTS}")
     return make_rows(mappings, str(folder), labels=names, templates=_templates(folder))
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(path.is_dir() for path in folder.iterdir())
 
 
 def tar_rows(paths: list[Path], name: str, columns: Columns) -> Rows:

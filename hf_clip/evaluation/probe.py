@@ -106,7 +106,7 @@ def linear_probe(
     outcomes = classification_outcomes(class_ranks(logits, test_targets), test_targets, len(names))
     outcomes = {f"lp_{name}": outcome for name, outcome in outcomes.items()}
     details = class_details(logits.argmax(1), test_targets, names) | {"sweep": sorted(sweep.items()), "C": C}
-    settings |= settings_of(model, processor, parts["test"]) | {"train_images": len(known[0])}
+    settings |= settings_of(model, processor, parts["test"]) | {"train_images": len(known[0]), "classes": len(names)}
     dataset = dataset or parts["test"].name
     return Result(dataset, "linear_probe", name_of(model), means(outcomes), outcomes, details, settings)
 

@@ -154,7 +154,7 @@ def comparison(results: Sequence[Result]) -> "Table":
             first.settings.get("data"),
         ):
             raise ValueError(f"results are of {first.dataset} and {other.dataset}: compare models on the same data")
-    table = Table("metric", title=cell(f"{first.dataset}: {first.task}, {first.settings.get('images', 0):,} images"))
+    table = Table("metric", title=cell(f"{first.dataset}: {first.task}, {_size(first)}"))
     notes = ["95 % confidence intervals in brackets"]
     if len(results) > 1:
         notes[:0] = ["differences from the first model"]
@@ -179,6 +179,12 @@ def difference(first: Result, second: Result, name: str) -> tuple[float, float, 
     if all(one.is_proportion for one in outcomes):
         return paired_difference(*outcomes)
     return bootstrap_difference(*outcomes)
+
+
+def _size(result: Result) -> str:
+    classes = result.settings.get("classes")
+    chance = f", {classes:,} classes, chance {1 / classes:.4f}" if classes else ""
+    return f"{result.settings.get('images', 0):,} images{chance}"
 
 
 def _value(result: Result, name: str, value: float) -> str:

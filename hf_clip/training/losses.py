@@ -176,6 +176,7 @@ def class_loss(
     Raises:
         ValueError: No image is valid.
     """
+    weights = None if weights is None else weights.to(logits)
     losses = torch.nn.functional.cross_entropy(
         logits, targets, weight=weights, label_smoothing=smoothing, reduction="none"
     )

@@ -10,24 +10,47 @@ from ..utils.files import replacing
 
 REPORT = "training.json"
 UNWANTED = ("runtime", "per_second", "preparation_time", "epoch")
+# the nine names whose weights OpenAI has on the Hub as well
+HUB_IDS = {
+    "ViT-B/32": "openai/clip-vit-base-patch32",
+    "ViT-B/16": "openai/clip-vit-base-patch16",
+    "ViT-L/14": "openai/clip-vit-large-patch14",
+    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
+}
 CARD = """---
-library_name: transformers
+library_name: {library}
 pipeline_tag: zero-shot-image-classification
+license: unknown
 {known}tags:
 - clip
 - hf_clip
----
+{tags}---
 
 # {name}
 
 {start}, fine-tuned on {data} with [hf_clip](https://github.com/hf-clip/hf_clip).
+
+{usage}
 
 {table}
 
 | setting | value |
 |---|---|
 {settings}
+
+OpenAI published the weights of CLIP without a license of their own, and its code under the MIT license.
 """
+USAGE = """```python
+from hf_clip import ZeroShotClassifier
+
+classifier = ZeroShotClassifier.from_pretrained("{name}", ["a cat", "a dog"])
+print(classifier("photo.jpg"))
+```"""
+ADAPTER_USAGE = """This is a LoRA adapter. Merge it into its base model:
+
+```sh
+hf-clip merge {start} {name} --output merged
+```"""
 
 
 def kept(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -65,13 +88,20 @@ def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) ->
 
     A base that is a local folder is named in the text alone, as the Hub's `base_model` takes Hub ids only.
     """
-    local = Path(base).is_dir()
-    settings = "\n".join(f"| {name} | {value} |" for name, value in report["settings"].items())
+    adapter = report["settings"].get("train") == "lora"
+    local = Path(base).exists()
+    hub = None if local else HUB_IDS.get(base, base if "/" in base and "@" not in base else None)
+    relation = "adapter" if adapter else "finetune"
+    start, name = Path(base).absolute().name if local else base, folder.absolute().name
+    settings = "\n".join(f"| {setting} | {value} |" for setting, value in report["settings"].items())
     text = CARD.format(
-        known="" if local else f"base_model: {base}\n",
-        start=Path(base).absolute().name if local else base,
-        name=folder.absolute().name,
+        library="peft" if adapter else "transformers",
+        known="" if hub is None else f"base_model: {hub}\nbase_model_relation: {relation}\n",
+        tags="- lora\n" if adapter else "",
+        start=start,
+        name=name,
         data=data,
+        usage=(ADAPTER_USAGE if adapter else USAGE).format(start=start, name=name),
         table=changes_table(report.get("before", {}), report.get("after", {})) if report.get("after") else "",
         settings=settings,
     )

@@ -116,3 +116,14 @@ def test_splits_and_frames():
     pandas = pytest.importorskip("pandas")
     rows = read_rows(pandas.DataFrame({"image": ["a", "b"], "text": ["one", "two"]}))
     assert [row.texts for row in rows] == [("one",), ("two",)]
+
+
+def test_splits_are_no_classes(tmp_path):
+    """The classes were "test" and "train", and their accuracy was 0.25."""
+    for split in ("train", "test"):
+        class_folders(tmp_path / "animals" / split)
+    with pytest.raises(
+        DataError, match=r"animals holds splits, not classes: give one of them, such as .*test, .*train"
+    ):
+        read_rows(tmp_path / "animals")
+    assert read_rows(tmp_path / "animals" / "train").labels == ["blue square", "red circle"]

@@ -22,3 +22,23 @@ def test_a_card_says_what_was_done(tmp_path: Path, local: bool):
     assert str(tmp_path) not in card.text
     assert "| loss | 2 | 1.5 | -0.5 |" in card.text
     assert "| learning_rate | 1e-05 |" in card.text
+    assert card.data.license == "unknown"
+    assert card.data.to_dict().get("base_model_relation") == (None if local else "finetune")
+    assert 'ZeroShotClassifier.from_pretrained("' in card.text
+
+
+@pytest.mark.parametrize(
+    ("base", "known"),
+    [
+        ("ViT-B/32", "openai/clip-vit-base-patch32"),
+        ("RN50", None),
+        ("ViT-L/14@336px", "openai/clip-vit-large-patch14-336"),
+    ],
+)
+def test_the_base_of_a_card_is_a_repository_of_the_hub(tmp_path: Path, base: str, known: str | None):
+    settings = {"settings": {"train": "lora"}}
+    write_card(tmp_path, base, "photos", settings)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == known
+    assert card.data.library_name == "peft"
+    assert f"hf-clip merge {base} {tmp_path.name}" in card.text
