@@ -1,5 +1,6 @@
 const element = (id) => document.getElementById(id);
 const folder = new URLSearchParams(location.search).get("model") ?? "model";
+const END_OF_TEXT = 49407n;
 const say = (text) => (element("status").textContent = text);
 
 async function load() {
@@ -45,12 +46,22 @@ async function classify(clip, file, labels) {
   if (!labels.length) throw new Error("no label is given: write one on each line");
   const { data, dims } = clip.preprocess(await pixels(file), clip.settings);
   const { image_embeds } = await clip.vision({ pixel_values: new clip.Tensor("float32", data, dims) });
-  const { text_embeds } = await clip.text(clip.tokenizer(labels, { padding: true, truncation: true }));
+  const { text_embeds } = await clip.text(withEnds(clip.tokenizer(labels, { padding: true, truncation: true })));
   const [image] = image_embeds.normalize().tolist();
   const logits = text_embeds.normalize().tolist().map((text) => clip.scale * dot(image, text));
   const exponentials = logits.map((logit) => Math.exp(logit - Math.max(...logits)));
   const sum = exponentials.reduce((total, value) => total + value, 0);
   return exponentials.map((value) => value / sum);
+}
+
+// transformers.js cuts long labels behind their last token; the model reads the embedding at <|endoftext|>
+function withEnds(tokens) {
+  const { data, dims: [rows, length] } = tokens.input_ids;
+  for (let row = 0; row < rows; row++) {
+    const ids = data.subarray(row * length, (row + 1) * length);
+    if (!ids.includes(END_OF_TEXT)) ids[length - 1] = END_OF_TEXT;
+  }
+  return tokens;
 }
 
 const dot = (left, right) => left.reduce((total, value, index) => total + value * right[index], 0);

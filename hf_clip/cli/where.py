@@ -12,7 +12,7 @@ from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
-from .options import AsJson, ComputeDType, Device, Force, ModelId, Precision, Trust
+from .options import ADVANCED, AsJson, ComputeDType, Device, Force, ModelId, Precision, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Method(str, Enum):
-    """Name what a map is made from."""
+    """Methods of making maps."""
 
     dense = "dense"
     gradient = "gradient"
@@ -30,28 +30,38 @@ class Method(str, Enum):
 
 
 def where(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file or an address.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file or a URL.")],
     model: ModelId,
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help='Texts to find, such as "a cat"; none for attention.')
+        list[str] | None,
+        typer.Argument(metavar="TEXT...", help='Texts to find, such as "a cat"; none with --method attention.'),
     ] = None,
     method: Annotated[
         Method,
         typer.Option(
-            help="dense: how well each place fits the text. gradient: how much each place adds to the fit of the whole "
-            "(Grad-CAM, attention relevance). rollout: where the model attends, for any text. windows: how well the "
-            "window around each place fits, slow. attention: of --layers and --heads."
+            help="dense: similarity of each place and the text. gradient: contribution of each place to the score of "
+            "the whole image. rollout: attention of the model, for any text. windows: similarity of windows around "
+            "each place, the best and slow. attention: that of --layers and --heads."
         ),
     ] = Method.dense,
     whole: Annotated[
-        bool, typer.Option("--whole", help="Read the image to its edges instead of the square in its middle.")
+        bool, typer.Option("--whole", help="Read the image to its edges, instead of the square in its middle.")
     ] = False,
     shifts: Annotated[
-        int, typer.Option(min=1, help="Average over this many shifts in each direction: finer maps, slower.")
+        int,
+        typer.Option(min=1, help="Average over shifts in each direction: finer and slower.", rich_help_panel=ADVANCED),
     ] = 1,
-    layers: Annotated[str, typer.Option(metavar="N,N", help="Layers for attention, from the end if negative.")] = "-1",
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N", help="Layers for --method attention, from the end if negative.", rich_help_panel=ADVANCED
+        ),
+    ] = "-1",
     heads: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Heads for attention (default: the mean of all).")
+        str | None,
+        typer.Option(
+            metavar="N,N", help="Heads for --method attention (default: the mean of all).", rich_help_panel=ADVANCED
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the image with each map over it. Needs matplotlib.")
@@ -60,21 +70,25 @@ def where(
         Path | None, typer.Option("--output", "-o", metavar="FILE.npz", help="Save maps (texts, height, width).")
     ] = None,
     boxes: Annotated[
-        bool, typer.Option("--boxes", help="Find rough boxes around the regions where a map is high. Needs SciPy.")
+        bool, typer.Option("--boxes", help="Find rough boxes around the high regions of maps. Needs SciPy.")
     ] = False,
     threshold: Annotated[
-        float, typer.Option(help="Share of a map's highest value that belongs to a box, between 0 and 1.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="With --boxes: the share of a map's highest value that a box reaches (default: 0.5).",
+            rich_help_panel=ADVANCED,
+        ),
+    ] = None,
     as_json: AsJson = False,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     trust_remote_code: Trust = False,
     force: Force = False,
 ) -> None:
-    """Say where in an image each of the texts is.
+    """Find where in an image each text is.
 
-    Maps have the image's own size; places outside the square that the model reads are NaN. Values are similarities
-    less those of texts that fit anywhere: above 0 the text fits better.
+    Maps have the size of the image, with NaN outside the square that the model reads. Values are similarities minus
+    those of texts that fit any place: above 0 the text fits better than those.
 
     Example: hf-clip where photo.jpg "a cat" "the sofa" --model clip-vit-base-patch16 --plot where.png
     """
@@ -87,6 +101,9 @@ def where(
             if texts
             else "there are no texts: give some, or --method attention"
         )
+
+    if threshold is not None and not boxes:
+        raise CommandError(f"--threshold {threshold:g} applies to boxes alone: add --boxes, or leave it out")
 
     from ..localization import maps as localization
     from ..model.image_processing_hf_clip import open_image
@@ -103,7 +120,7 @@ def where(
         titles = texts or []
         maps = localization.where(loaded, processor, picture, titles, method.value, whole=whole, shifts=shifts)
     for title, map in zip(titles, maps, strict=True):
-        found = peak_and_boxes(title, map, threshold if boxes else None)
+        found = peak_and_boxes(title, map, (0.5 if threshold is None else threshold) if boxes else None)
         say(json.dumps(found) if as_json else sentence(found))
     if output is not None:
         save_maps(titles, maps, output)
@@ -115,7 +132,7 @@ def where(
 
 
 def attention(model, processor, picture, layers: list[int], heads, whole: bool) -> tuple[list[str], "torch.Tensor"]:
-    """Return titles and maps of each layer and head."""
+    """Compute maps of attention; return their titles and the maps, one for each layer and head."""
     from ..localization.maps import attention_maps
 
     maps = attention_maps(model, processor, picture, layers, heads, whole=whole)
@@ -124,15 +141,15 @@ def attention(model, processor, picture, layers: list[int], heads, whole: bool) 
 
 
 def whole_numbers(argument: str) -> list[int]:
-    """Return the whole numbers between commas."""
+    """Parse whole numbers separated by commas."""
     try:
         return [int(part) for part in argument.split(",")]
     except ValueError:
-        raise CommandError(f"{argument!r} is no list of whole numbers: write 0,3 or -1") from None
+        raise CommandError(f"{argument!r} is not a list of whole numbers: write 0,3 or -1") from None
 
 
 def peak_and_boxes(text: str, map: "torch.Tensor", threshold: float | None) -> dict:
-    """Return the highest value of a map, its place, and boxes at `threshold` if given."""
+    """Return the highest value of a map and its place, and with a threshold the boxes."""
     from ..localization.boxes import find_boxes, find_peak
 
     x, y = find_peak(map)
@@ -143,14 +160,14 @@ def peak_and_boxes(text: str, map: "torch.Tensor", threshold: float | None) -> d
 
 
 def sentence(found: dict) -> str:
-    """Return one line for one text."""
+    """Return the line that is printed for a text."""
     line = f"{found['text']}: {found['score']:.3g} at x={found['x']}, y={found['y']}"
     boxes = [f"{box['box']} {box['score']:.3g}" for box in found.get("boxes", [])]
     return f"{line}; boxes: {', '.join(boxes) or 'none'}" if "boxes" in found else line
 
 
 def save_maps(texts: list[str], maps: "torch.Tensor", output: Path) -> None:
-    """Write `texts` and `maps` as NumPy's .npz, which needs no pickle to read."""
+    """Write texts and maps as .npz, which is read without pickle."""
     import numpy as np
 
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from transformers import CLIPImageProcessorPil, CLIPTokenizer
 
 from ..model.configuration_hf_clip import HFCLIPConfig
 from ..openai.convert import stock_config
+from .text_cleaning import add_text_cleaning
 
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized"}
 IMAGE_SETTINGS = {
@@ -106,6 +107,7 @@ def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     stock = CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=tokenizer.model_max_length)
     stock.save_pretrained(directory)
+    add_text_cleaning(directory / "tokenizer.json")
     special = {name: str(value) for name, value in stock.special_tokens_map.items()}
     _write_json(directory / "special_tokens_map.json", special)  # fastembed and older readers want it
 

@@ -80,11 +80,12 @@ def test_attention_of_layers_and_heads(repositories, photo, family, tmp_path, ca
     [
         ([], "there are no texts: give some, or --method attention"),
         (["a cat", "--method", "attention"], "attention takes no texts"),
-        (["--method", "attention", "--layers", "a"], "'a' is no list of whole numbers"),
+        (["--method", "attention", "--layers", "a"], "'a' is not a list of whole numbers"),
         (["--method", "attention", "--layers", "9"], "there is no layer 9: choose from -1 to 0"),
         (["a cat", "--output", "maps.txt"], "should end in .npz"),
         (["a cat", "--plot", "maps.xyz"], "should end in"),
         (["a cat", "--boxes", "--threshold", "2"], "threshold is 2"),
+        (["a cat", "--threshold", "0.4"], "--threshold 0.4 applies to boxes alone: add --boxes"),
     ],
 )
 def test_bad_arguments_are_named(repositories, photo, arguments, problem, capsys, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -403,3 +405,26 @@ def test_fastembed_gives_the_embeddings(repositories, family, model, processor, 
     reader = ImageEmbedding("Qdrant/clip-ViT-B-32-vision", specific_model_path=str(out / "vision"), cuda=False)
     expected = embed_images(model, processor, files)
     assert torch.cosine_similarity(torch.tensor(np.array(list(reader.embed(files)))), expected).min() > 0.9999
+
+
+GROWTH = """
+import sys, psutil, torch
+from hf_clip import load_clip
+model, _ = load_clip(sys.argv[1])
+process, sizes = psutil.Process(), []
+for number in range(2000):
+    ids = torch.full((1 + number % 40, 3 + number % 50), 320)
+    ids[:, -1] = 49407
+    model.encode_text(ids)
+    if number % 500 == 499:
+        sizes.append(process.memory_info().rss >> 20)
+print(sizes[-1] - sizes[0])
+"""
+
+
+@pytest.mark.parametrize("runtime", ["exported", "openvino"])
+def test_memory_stays_while_shapes_of_texts_change(request, runtime):
+    folder = request.getfixturevalue(runtime)["tiny ViT"]
+    command = [sys.executable, "-W", "ignore", "-c", GROWTH, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 60, "MiB from 500 to 2,000 shapes"
