@@ -40,7 +40,9 @@ class Measured:
 
     model: Annotated[
         list[str],
-        typer.Option("--model", "-m", metavar="DIR|ID", help="A CLIP; repeat it to compare others with the first."),
+        typer.Option(
+            "--model", "-m", metavar="NAME|PATH|ID", help="A CLIP; repeat it to compare others with the first."
+        ),
     ]
     output: Annotated[
         Path | None,

@@ -48,12 +48,12 @@ def export(
         ),
     ] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Calibration images, required for q8 of a ResNet.")
+        Path | None, typer.Option(metavar="DIR", help="Calibration images, required for q8 of a ResNet.")
     ] = None,
     evaluate: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER",
+            metavar="DIR",
             help="A folder with one subfolder of images for each label, to evaluate every precision on.",
         ),
     ] = None,

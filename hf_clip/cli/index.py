@@ -55,7 +55,7 @@ def index(
         typer.Option(
             "--model",
             "-m",
-            metavar="DIR|ID",
+            metavar="NAME|PATH|ID",
             help="The CLIP that made the embeddings (default: the path or id that they have).",
             rich_help_panel=ADVANCED,
         ),

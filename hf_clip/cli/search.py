@@ -57,7 +57,7 @@ def search(
         typer.Option(
             "--model",
             "-m",
-            metavar="DIR|ID",
+            metavar="NAME|PATH|ID",
             help="The CLIP that made the index (default: the path or id that the index has).",
             rich_help_panel=ADVANCED,
         ),

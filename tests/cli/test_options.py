@@ -58,3 +58,10 @@ def test_every_option_is_explained():
     for verb in VERBS:
         for option in options(verb):
             assert option.help, (verb, option.name)
+
+
+def test_placeholders_are_of_one_style():
+    """One word for one thing: a model, a directory."""
+    found = {param.metavar for verb in VERBS for param in VERBS[verb].params if param.metavar}
+    assert not {name for name in found if "FOLDER" in name or "DIR|ID" in name or name.islower()}
+    assert {option.metavar for verb in VERBS for option in options(verb) if option.name == "model"} == {"NAME|PATH|ID"}
