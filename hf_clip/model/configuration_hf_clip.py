@@ -72,7 +72,7 @@ class HFCLIPBaseConfig(PreTrainedConfig):
         config, part = _from_stock(config), cls.base_config_key
         if part and part in config:  # a tower of a joint folder computes in the dtype of the folder
             dtype = config.get("dtype") or config.get("torch_dtype")
-            config = {**config, part: {"dtype": dtype, **(config[part] or {})}}
+            config = {**config, part: (config[part] or {}) | ({"dtype": dtype} if dtype else {})}
         return config, kwargs
 
     def __post_init__(self, **kwargs):

@@ -135,7 +135,7 @@ class HFCLIPFastTextModel(HFCLIPFastTower, HFCLIPTextModel):
         pooled_only: bool = False,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        if not pooled_only or self.records(kwargs):
+        if not pooled_only or self.records(kwargs) or not input_ids.numel():
             return super().forward(input_ids, attention_mask, position_ids, **kwargs)
         check_texts(input_ids, attention_mask, self.config)
         ids = input_ids.reshape(-1, input_ids.shape[-1])
@@ -285,7 +285,8 @@ class HFCLIPFastAttentionPooling(HFCLIPFast, HFCLIPAttentionPooling):
         query = self.q_proj(x[:, 0]).unflatten(-1, (heads, -1))  # (B, C) -> (B, heads, D)
         # the key projection's bias adds the same to all scores of a query, which softmax cannot see
         query = torch.einsum("bhd,hdc->bhc", query * query.shape[-1] ** -0.5, per_head(self.k_proj.weight, heads))
-        weights = (query @ x.transpose(1, 2)).softmax(-1, dtype=torch.float32).to(x.dtype)
+        scores = query @ x.transpose(1, 2)
+        weights = scores.softmax(-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
         value = torch.einsum("bhc,hdc->bhd", weights @ x, per_head(self.v_proj.weight, heads))
         return self.out_proj((value + per_head(self.v_proj.bias, heads)).flatten(1)), weights[:, :, None]
 

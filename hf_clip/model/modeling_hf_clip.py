@@ -45,14 +45,15 @@ from .modeling_hf_clip_resnet import HFCLIPResNetModel
 
 
 class HFCLIPLayerNorm(nn.LayerNorm):
-    """LayerNorm that computes in float32 whatever the dtype of its input and of its weights."""
+    """LayerNorm that computes in float32 whatever the dtype of its weights; in float64 if its input is."""
 
     def __init__(self, width: int, eps: float):
         super().__init__(width, eps, dtype=torch.float32)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.weight.float(), self.bias.float()
-        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
 class HFCLIPAttention(nn.Module):

@@ -213,7 +213,7 @@ def eager_attention_forward(
     weights = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
-    weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = weights.softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
     weights = F.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
@@ -235,7 +235,10 @@ def multi_head_attention(
     """
     head_dim = module.config.hidden_size // module.config.num_attention_heads
     # (B, L, C) -> (B, heads, L, C / heads)
-    heads = (x.reshape(*x.shape[:-1], -1, head_dim).transpose(1, 2) for x in (query, key, value))
+    if not is_recorded(query) and not query.numel():
+        attend = eager_attention_forward  # the other kernels refuse an empty batch, which the original's ResNet takes
+    # counted from the tensor, which under tensor parallelism holds a part of the heads
+    heads = (x.unflatten(-1, (x.shape[-1] // head_dim, head_dim)).transpose(1, 2) for x in (query, key, value))
     output, weights = attend(
         module,
         *heads,

@@ -47,6 +47,11 @@ class HFCLIPBatchNorm2d(nn.BatchNorm2d):
             )
         if self.weight.dtype == x.dtype or (self.weight.dtype == torch.float32 and x.dtype in HALF):
             return super().forward(x)
+        if x.dtype == torch.float64 and not self.training:  # float32 statistics, as from_pretrained keeps them
+            mean, variance, weight, bias = (
+                t.double() for t in (self.running_mean, self.running_var, self.weight, self.bias)
+            )
+            return F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
         # no kernel takes these two dtypes, which autocast to another half dtype brings together
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 

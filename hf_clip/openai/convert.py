@@ -205,7 +205,8 @@ def stock_config(config: HFCLIPConfig) -> CLIPConfig:
 
     def fields(tower: PreTrainedConfig) -> dict:
         own = ("model_type", "hf_clip_version")
-        return {key: value for key, value in tower.to_diff_dict().items() if key not in own}
+        fields = {key: value for key, value in tower.to_diff_dict().items() if key not in own}
+        return fields | {"dtype": config.dtype}  # a tower loaded alone reads its own part
 
     return CLIPConfig(
         text_config=fields(config.text_config),

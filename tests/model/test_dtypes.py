@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
+from clip.model import LayerNorm
 from safetensors.torch import load_file, save_file
-from support.originals import inputs, original_model
-from transformers import AutoModel
+from support.originals import inputs, load_original, original_model
+from transformers import AutoModel, CLIPTextModel, CLIPVisionModel
 
 from hf_clip import (
     HFCLIPForImageClassification,
@@ -123,3 +124,35 @@ def test_autocast_over_any_weights(repositories, family, weights, autocast):
             assert torch.cosine_similarity(outputs[name].float(), expected[name].float()).min() > 0.999
         model.train()(ids, pixels, return_loss=True).loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_float64_computes_in_float64_throughout(family, archives, repositories, monkeypatch):
+    """Beside the original in double precision, whose LayerNorm would round to float32 between."""
+    monkeypatch.setattr(LayerNorm, "forward", torch.nn.LayerNorm.forward)
+    model = HFCLIPModel.from_pretrained(repositories[family], dtype=torch.float64).eval()
+    original = load_original(archives[family]).double()
+    pixels, ids = inputs(original)
+    with torch.no_grad():
+        for each in (model, model.double()):
+            assert torch.equal(each.encode_image(pixels.double()), original.encode_image(pixels.double()))
+            assert torch.equal(each.encode_text(ids), original.encode_text(ids))
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_an_empty_batch_gives_no_embeddings(family, repositories, optimized):
+    """As the original's ResNet does; its ViT and its text tower fail."""
+    model = HFCLIPModel.from_pretrained(repositories[family]).eval()
+    model = model.optimize_for_inference() if optimized else model
+    pixels, ids = inputs(original_model(family))
+    with torch.no_grad():
+        assert model.encode_image(pixels[:0]).shape == model.encode_text(ids[:0]).shape == (0, 64)
+
+
+@pytest.mark.parametrize("tower", [CLIPTextModel, CLIPVisionModel])
+def test_stock_towers_read_the_dtype_of_a_joint_folder(archives, tower, tmp_path):
+    """All tensors are float16; the folder says float32, and so does each tower's part of it."""
+    convert(str(archives["tiny ViT"]), tmp_path / "stock", Layout.transformers, report=lambda _: None)
+    tensors = load_file(tmp_path / "stock" / "model.safetensors")
+    halved = {key: t.half() if t.is_floating_point() else t for key, t in tensors.items()}
+    save_file(halved, tmp_path / "stock" / "model.safetensors", metadata={"format": "pt"})
+    assert set(dtypes(tower.from_pretrained(tmp_path / "stock")).values()) == {torch.float32}
