@@ -17,13 +17,22 @@ from .options import ADVANCED, AsJson, Device, Force, Precision, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ..search.duplicates import DuplicateGroup
     from ..search.index import ImageIndex
 
 WEIGHT = re.compile(r"(.+)\^(-?\d+(?:\.\d+)?)", re.DOTALL)
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="The directory that hf-clip index wrote.")]
+AllowScheme = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SCHEME",
+        rich_help_panel=ADVANCED,
+        help="A kind of address that images may have besides http and https, such as s3; file: paths outside of the "
+        "index's folder. Repeatable.",
+    ),
+]
 Html = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a web page with thumbnails of the images.")]
 
 
@@ -62,6 +71,7 @@ def search(
             rich_help_panel=ADVANCED,
         ),
     ] = None,
+    allow_scheme: AllowScheme = None,
     device: Device = None,
     trust_remote_code: Trust = False,
 ) -> None:
@@ -77,11 +87,14 @@ def search(
     check_plot(plot, force)
     check_html(html, force)
 
+    from ..data.images import ImageRef
     from ..search.filters import parse_condition
 
+    schemes = allow_scheme or ()
     conditions = [parse_condition(condition) for condition in where or ()]
     index = open_index(path, model, device, trust_remote_code, text_only=not image)
-    query = {"text": weighted(texts), "image": weighted(image), "minus": weighted(minus)}
+    images = [(ImageRef.of(each, None, schemes), weight) for each, weight in weighted(image)]
+    query = {"text": weighted(texts), "image": images, "minus": weighted(minus)}
     hits = index.search(**query, k=k, where=conditions, min_score=min_score)
     for hit in hits:
         say(json.dumps(hit, default=str) if as_json else f"{hit['score']:.4f}  {hit['path']}")
@@ -89,7 +102,7 @@ def search(
         say("no image meets the conditions", err=True)
         return
     captions = [(hit["path"], f"{hit['score']:.3f} {hit['path']}") for hit in hits]
-    write_sheets(index.settings, captions, title(texts, image, minus), html, plot)
+    write_sheets(index.settings, captions, title(texts, image, minus), html, plot, schemes)
 
 
 def duplicates(
@@ -198,7 +211,12 @@ def lines_of_group(group: "DuplicateGroup", names: list[str], facts: list[Any]) 
 
 
 def write_sheets(
-    settings: "Mapping[str, Any]", images: list[tuple[str, str]], heading: str, html: Path | None, plot: Path | None
+    settings: "Mapping[str, Any]",
+    images: list[tuple[str, str]],
+    heading: str,
+    html: Path | None,
+    plot: Path | None,
+    schemes: "Collection[str]" = (),
 ) -> None:
     """Write thumbnails of images, pairs of a path and a caption, as a web page and a figure, where asked for.
 
@@ -208,13 +226,14 @@ def write_sheets(
     from ..plots.sheet import draw_sheet, write_sheet
     from ..search.storage import image_source
 
-    sources = [(image_source(settings, name), caption) for name, caption in images]
+    sources = [(image_source(settings, name, schemes), caption) for name, caption in images]
     for output, write in ((html, write_sheet), (plot, draw_sheet)):
         if output is None:
             continue
         if not write(sources, heading, output):
             raise CommandError(
                 f"none of the {len(images):,} images can be opened in {settings.get('folder') or os.curdir}: run "
-                "hf-clip index again with --folder, the folder that their paths start from"
+                "hf-clip index again with --folder, the folder that their paths start from, or allow their kind of "
+                "address with --allow-scheme"
             )
         say(f"drawn: {output}", err=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import sleep
@@ -198,9 +198,13 @@ def _check_lengths(path: Path, rows: np.ndarray) -> None:
             raise SearchError(f"{path} is damaged, row {start + wrong[0]:,} is not a unit vector: build it again")
 
 
-def image_source(settings: Mapping[str, Any], path: str) -> ImageRef:
-    """Refer to an image by its `path` in the columns of an index: a file, a URL, or a member of a tar."""
-    return find_image(path, settings.get("folder") or "")
+def image_source(settings: Mapping[str, Any], path: str, schemes: Collection[str] = ()) -> ImageRef:
+    """Refer to an image by its `path` in the columns of an index: a file, a URL, or a member of a tar.
+
+    An index may come from a stranger: addresses other than http(s) and paths outside of its folder are read only where
+    `schemes` allows them.
+    """
+    return find_image(path, settings.get("folder") or "", schemes)
 
 
 def write_rows(work: Path, chunks: Iterator[tuple[Any, np.ndarray]], dtype: np.dtype, dim: int) -> int:

@@ -9,6 +9,7 @@ from support.commands import run
 from support.originals import FAMILIES
 
 from hf_clip.cli import common, search
+from hf_clip.utils.places import place_at
 
 pytest.importorskip("pyarrow")
 
@@ -144,3 +145,23 @@ def test_another_model_is_refused(index, repositories, capsys):
 )
 def test_weights_follow_a_caret(text, pair):
     assert search.weighted([text]) == [pair]
+
+
+def test_addresses_of_an_object_store_are_read_when_allowed(repositories, photos, tmp_path, capsys):
+    """The folder of the embeddings is at an address: for the query, and for thumbnails."""
+    fs = place_at("memory://").fs
+    for name in ("0.png", "b/1.jpg"):
+        fs.pipe_file(f"/bucket/{name}", (photos / name).read_bytes())
+    try:
+        model = repositories[FAMILIES[0]]
+        assert run("embed", "memory://bucket", "-o", tmp_path / "emb", "-m", model) == 0
+        assert run("index", tmp_path / "emb", "-o", tmp_path / "i") == 0
+        capsys.readouterr()
+        arguments = ["search", tmp_path / "i", "--image", "memory://bucket/0.png"]
+        assert run(*arguments) == 1
+        assert "addresses of the kind memory:// are not read: --allow-scheme memory" in capsys.readouterr().err
+        assert run(*arguments, "--allow-scheme", "memory", "--html", tmp_path / "s.html") == 0
+        assert capsys.readouterr().out.splitlines()[0].endswith("0.png")
+        assert (tmp_path / "s.html").read_text().count("data:image/jpeg;base64,") == 2
+    finally:
+        fs.rm("/bucket", recursive=True)
