@@ -171,7 +171,7 @@ def _block(images: list[Located], columns: Mapping[str, Any]) -> Any:
 
     text, integer = pa.string(), pa.int64()
     fields = {"source": pa.binary(), "name": text, "key": text, "stamp": text, "offset": integer, "size": integer}
-    fields |= {"column": text, "group": integer, "row": integer}
+    fields |= {"column": text, "group": integer, "row": integer, "refused": text}
     kinds = {"key": text, "path": text, "version": text, **columns}
     batch = batch_of(images, columns)
     batch["path"] = list(map(as_line, batch["path"]))
