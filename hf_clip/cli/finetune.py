@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Defaults go by steps: three epochs of 100 images are three steps. On 1,400 digits, three epochs took the shapes pair
 # from 0.10 to 0.34.
 EPOCHS, MIN_STEPS, MAX_EPOCHS = 3, 300, 100
+# that of the loss over classes is WiSE-FT's
+RATES = {"contrastive": 1e-5, "siglip": 1e-5, "classes": 3e-5, "lora": 2e-4}
 EVALUATIONS = 10  # of a training whose epochs are many
 LORA_RANK = 8
 MAX_CLASSES = 1000  # whose prompts are encoded in each step
@@ -87,7 +89,9 @@ def finetune(
     epochs: Annotated[
         float | None, typer.Option(help=f"Passes over the data (default: 3, or {MIN_STEPS} steps if that is more).")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate (default: 1e-5, for LoRA 2e-4).")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate (default: 1e-5, for classes 3e-5, for LoRA 2e-4).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Pairs per step and process.")] = 128,
     mini_batch_size: Annotated[
         int | None,
@@ -211,7 +215,8 @@ def finetune(
     from ..training.arguments import CLIPTrainingArguments
     from ..training.trainer import CLIPTrainer
 
-    rate = lr if lr is not None else 2e-4 if train is Part.lora else 1e-5
+    compared = chosen_loss(loss, dataset, mini_batch_size)
+    rate = lr if lr is not None else RATES["lora" if train is Part.lora else compared]
     if resume and lr is None:
         from ..training.report import read_report
 
@@ -239,7 +244,7 @@ def finetune(
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=min(batch_size, 64),
         mini_batch_size=mini_batch_size,
-        loss=chosen_loss(loss, dataset, mini_batch_size),
+        loss=compared,
         balance=balance.value,
         label_smoothing_factor=label_smoothing,
         train="all" if train is Part.lora else train.value,

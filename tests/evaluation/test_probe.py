@@ -96,3 +96,22 @@ def test_a_class_that_was_never_seen_scores_lowest(digits):
     scores = probe.class_scores(probe.fit(features[seen], targets[seen], 1.0), features[:5], 4)
     assert scores.isfinite().all()
     assert (scores.argmin(1) == 3).all()
+
+
+def test_one_shot_needs_a_strength_and_embeds_what_is_drawn(repositories, tmp_path, monkeypatch):
+    """All images were embedded before it was known that there are too few to search C."""
+    model, counts = load(repositories["tiny ViT"]), []
+    embed = probe.image_embeds
+
+    def count(model, processor, rows, **options):
+        counts.append(len(rows))
+        return embed(model, processor, rows, **options)
+
+    monkeypatch.setattr(probe, "image_embeds", count)
+    folder = class_folders(tmp_path / "photos", each=5)
+    with pytest.raises(DataError, match="too few to hold some out: give validation images, or C"):
+        linear_probe(*model, folder, folder, shots=1)
+    assert counts == []
+    result = linear_probe(*model, folder, folder, shots=1, C=1.0)
+    assert counts == [2, 10]
+    assert result.metrics["lp_acc1"] == 1
