@@ -14,6 +14,7 @@ HIDDEN_METRICS = ("runtime", "per_second", "preparation_time", "recall@5", "reca
 def draw_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
     """Draw the losses and accuracies that a trainer logged over its steps; a failure leaves no partial file."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure((9, 3.6), dpi=150, layout="constrained")
     losses, shares = figure.subplots(1, 2)
@@ -24,6 +25,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
     losses.set(xlabel="step", ylabel="loss")
     shares.set(xlabel="step", ylabel="share", ylim=(-0.02, 1.02))
     for axis in (losses, shares):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axis.lines:
             axis.legend(fontsize=7)
     save_figure(figure, output)

@@ -25,5 +25,6 @@ def test_losses_and_shares_have_an_axis_each(tmp_path: Path, monkeypatch: pytest
     draw_curves(HISTORY, tmp_path / "training.png")
     assert (tmp_path / "training.png").stat().st_size > 1000
     losses, shares = ({line.get_label(): list(line.get_ydata()) for line in axis.lines} for axis in figures[0].axes)
+    assert all(tick == round(tick) for axis in figures[0].axes for tick in axis.get_xticks())
     assert losses == {"evaluation loss": [2.0, 1.8], "training loss": [1.9]}
     assert shares == {"letters_acc1": [0.5, 0.75], "mean_recall@1": [0.2]}

@@ -5,12 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.vectors import two_cones
+from hf_clip.plots.sheet import thumbnail_of, write_sheet
 from hf_clip.search import graph
 from hf_clip.search.storage import (
     COLUMNS_FILE,
@@ -18,6 +23,7 @@ from hf_clip.search.storage import (
     ROWS_FILE,
     SETTINGS_FILE,
     SearchError,
+    image_source,
     open_index_files,
     read_index_settings,
     write_index_settings,
@@ -174,3 +180,15 @@ def test_an_index_of_an_earlier_version_is_named(tmp_path):
     (tmp_path / "i" / SETTINGS_FILE).write_text(json.dumps({"kind": "exact", "model": "x"}))
     with pytest.raises(SearchError, match="was made by another version of hf_clip: build it again"):
         read_index_settings(tmp_path / "i")
+
+
+def test_thumbnails_of_images_at_urls_are_shown(tmp_path):
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "a b.png")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/a%20b.png"
+        assert thumbnail_of(image_source({"folder": "/elsewhere"}, url)).size == (40, 20)
+        assert write_sheet([(image_source({"folder": "/elsewhere"}, url), url)], "found", tmp_path / "s.html") == 1
+    finally:
+        server.shutdown()
