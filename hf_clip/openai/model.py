@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 
 from ..model.configuration_hf_clip import HFCLIPConfig
 from ..model.modeling_hf_clip import HFCLIPModel
+from .errors import CheckpointError
 from .infer_config import infer_config
 from .key_mapping import BOOKKEEPING, check_shapes, to_hf, to_original
 from .random_draws import CountedDraws, skip_draws
@@ -541,7 +542,10 @@ def _activation_name(module: nn.Module) -> str:
         return OPENAI.activation
     if isinstance(module, nn.GELU):
         return "gelu"
-    return next(name for name in ACT2FN if type(ACT2FN[name]) is type(module))
+    for name in ACT2FN:
+        if type(ACT2FN[name]) is type(module):
+            return name
+    raise CheckpointError(f"an HFCLIPModel has no activation {type(module).__name__}: take one of transformers' ACT2FN")
 
 
 def _fill(

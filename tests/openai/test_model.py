@@ -270,6 +270,11 @@ def test_to_hf_model_of_a_changed_model(family):
     del model.head
     del model.transformer.resblocks[1]
     assert ours.to_hf_model(model).config.text_config.num_hidden_layers == 1
+    model.transformer.resblocks[0].mlp.gelu = nn.ReLU()
+    assert ours.to_hf_model(model).config.text_config.hidden_act == "relu"
+    model.transformer.resblocks[0].mlp.gelu = nn.Sequential()
+    with pytest.raises(CheckpointError, match=r"has no activation Sequential: take one of"):
+        ours.to_hf_model(model)
 
 
 @pytest.mark.parametrize("variant", [Variant("gelu"), Variant("gelu", vision_heads=2, text_heads=4)])
