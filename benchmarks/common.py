@@ -1,4 +1,4 @@
-"""What every benchmark shares: peers that take turns, and the rows that they give."""
+"""Shared by all benchmarks: peers that take turns, and the rows of their results."""
 
 import json
 import os
@@ -29,7 +29,7 @@ print(json.dumps([time.perf_counter() - start, usage.ru_maxrss / 2**10, status])
 
 @dataclass(frozen=True)
 class Row:
-    """One peer in one case. `seconds` is the median of a call, `items` what a call works through.
+    """One peer in one case. `seconds` is the median of a call, `items` the number that a call processes.
 
     `ratio` is the original's time over this one's (of the case's baseline where the original has no such row): more
     than 1 is faster. `share` is the part of the machine's own peak that it reaches, where that is known.

@@ -1,4 +1,4 @@
-"""Every architecture on ONNX Runtime and OpenVINO: how far from PyTorch, how large, and what the export takes.
+"""Every architecture on ONNX Runtime and OpenVINO: how far from PyTorch, how large, and the cost of the export.
 
 `python -m benchmarks.export` prints the table and writes it to a file. Weights are random. Each tower is exported in a
 fresh process, one at a time, so that its peak memory is its own; the error is the largest relative L2 distance of a row

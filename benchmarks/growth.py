@@ -1,4 +1,4 @@
-"""`hf-clip embed` into a directory: how seconds and memory grow with images, and what Ray adds.
+"""`hf-clip embed` into a directory: growth of seconds and memory with images, and the cost of Ray.
 
 `python -m benchmarks.growth` prints the table. Each run is a command in a process of its own. Its peak of memory is
 that of the command alone, which on Ray is the driver; a second run finds nothing new.
@@ -45,7 +45,7 @@ def photos(folder: Path, count: int) -> Path:
 
 @contextmanager
 def cluster(engine: str) -> Iterator[list[str]]:
-    """Give the options for an engine: local, ray, or NxC, which starts a cluster of N nodes of C cores."""
+    """Return the options of an engine: local, ray, or NxC, which starts a cluster of N nodes of C cores."""
     if not (shape := re.fullmatch(r"(\d+)x(\d+)", engine)):
         yield [] if engine == "local" else ["--engine", engine]
         return

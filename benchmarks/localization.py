@@ -1,4 +1,4 @@
-"""`python -m benchmarks.localization`: how well maps point, and what dense features cost.
+"""`python -m benchmarks.localization`: how well maps point, and the cost of dense features.
 
 Pointing game (Zhang et al., 2018, "Top-down Neural Attention by Excitation Backprop"): in a picture of two shapes, the
 highest value of the map for one of them lies in that shape, or at most 15 pixels from it in an image of 500, here 3 %

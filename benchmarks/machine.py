@@ -21,14 +21,14 @@ def describe(device: torch.device) -> str:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 has hardware: without it a product is computed in float32, and slowly."""
+    """Return True if bfloat16 has hardware: without it, products are computed in float32, and slowly."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def peaks(device: torch.device) -> dict[str, tuple[Callable[[], object], float]]:
-    """What to time, and its floating-point operations: a large product of matrices, a 3x3 convolution."""
+    """Return functions to time and their floating-point operations: a matrix product, a 3x3 convolution."""
     a, b = torch.randn(2, SIDE, SIDE, device=device)
     x = torch.randn(BATCH, CHANNELS, MAP, MAP, device=device).to(memory_format=torch.channels_last)
     weight = torch.randn(CHANNELS, CHANNELS, 3, 3, device=device).to(memory_format=torch.channels_last)

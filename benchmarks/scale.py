@@ -1,4 +1,4 @@
-"""Embed the same JPEGs through hf_clip and through what others do, and count embeddings that are the original's.
+"""Embed the same JPEGs through hf_clip and other tools, and count the embeddings equal to the original's.
 
 Processes of Ray and Daft are started and models loaded in each turn, as in a job; importing is not timed.
 """
@@ -57,7 +57,7 @@ def draw_photos(folder: Path, count: int) -> None:
 
 
 def recorded(name: str, way: Callable[[], Rows], found: dict[str, Rows]) -> Callable[[], None]:
-    """Keep what a way gives."""
+    """Record the embeddings of a way."""
 
     def call() -> None:
         found[name] = way()
@@ -66,7 +66,7 @@ def recorded(name: str, way: Callable[[], Rows], found: dict[str, Rows]) -> Call
 
 
 def agreement(rows: Rows, expected: Rows) -> str:
-    """Count the embeddings that have the original's bits, and those that are as near as rounding."""
+    """Count the embeddings equal to the original's in bits, and up to rounding."""
     unit = {path: row / np.linalg.norm(row) for path, row in rows.items()}
     equal = sum(np.array_equal(rows[path], row) for path, row in expected.items())
     near = sum(bool(np.abs(unit[path] - row).max() < 1e-5) for path, row in expected.items())
@@ -74,7 +74,7 @@ def agreement(rows: Rows, expected: Rows) -> str:
 
 
 def peers(model: str, photos: Path, paths: list[str]) -> dict[str, Callable[[], Rows]]:
-    """List what is installed."""
+    """List the installed tools."""
     ways = {LOADER: lambda: data_loader(model, paths), OURS: lambda: hf_clip(model, photos)}
     if find_spec("ray"):
         ways["hf-clip embed DIR --engine ray"] = lambda: hf_clip(model, photos, ray=True)
@@ -85,7 +85,7 @@ def peers(model: str, photos: Path, paths: list[str]) -> dict[str, Callable[[], 
 
 
 def hf_clip(model: str, photos: Path, ray: bool = False) -> Rows:
-    """Do what the command does."""
+    """Embed as the command does."""
     with tempfile.TemporaryDirectory() as output:
         clip, options = load_clip(model), EmbedOptions(model, BATCH)
         settings = {**store_settings(*clip, "float32", True), "row_dtype": "float32"}

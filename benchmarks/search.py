@@ -69,7 +69,7 @@ def write_rows(path: Path, size: int) -> np.ndarray:
 
 
 def first_answer(folder: Path, rounds: int) -> list[Row]:
-    """`hf-clip search` from start to end, beside what it cannot do without."""
+    """`hf-clip search` from start to end, beside its unavoidable parts."""
     model = folder / "clip"
     convert(str(CHECKPOINTS["vit"]), model, report=lambda _: None)
     (folder / "photos").mkdir()

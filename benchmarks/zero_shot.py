@@ -80,7 +80,7 @@ def classification(peers: Peers, rounds: int) -> list[Row]:
 
 
 def once(function, label: str) -> float:
-    """Seconds of one call, for what takes minutes."""
+    """Seconds of one call, for calls that take minutes."""
     with tqdm(total=1, desc=label, leave=False) as progress:
         seconds = timed(function)
         progress.update()

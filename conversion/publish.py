@@ -154,7 +154,7 @@ def _content(upload: Upload, path: str) -> Path | bytes:
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """Turn what fails between here and the Hub into a PublishError of one sentence."""
+    """Turn errors between here and the Hub into a PublishError of one sentence."""
     try:
         yield
     except PublishError:

@@ -74,7 +74,7 @@ ORDERS = [
 
 
 def caption(color: str | None, shape: str, rng: np.random.Generator) -> str:
-    """What is drawn, in one of many wordings; the shape alone without a color."""
+    """Describe the drawing in one of many wordings; without a color, the shape alone."""
     words = rng.choice(ORDERS).format(color=color, shape=shape) if color else shape
     return rng.choice(TEMPLATES).format(words)
 

@@ -158,7 +158,7 @@ def _resolve(
     subfolder: str,
     cache_dir: str | os.PathLike | None,
 ) -> tuple[str, dict[str, Any] | None]:
-    """Return the source as text, and what `from_pretrained` takes to find it; None for a checkpoint file or a name."""
+    """Return the source as text, and the keywords for `from_pretrained`; None for a checkpoint file or a name."""
     source = os.fspath(source)
     if is_checkpoint(source):
         given = {"revision": revision, "subfolder": subfolder}

@@ -40,7 +40,7 @@ Load = Callable[[], tuple[Clip, dict[str, Any]]]
 
 
 class ExifUse(str, Enum):
-    """Whether photos are turned as their EXIF orientation says."""
+    """Use of the EXIF orientation of photos."""
 
     ignore = "ignore"
     apply = "apply"
@@ -307,7 +307,7 @@ def executor_of(
     address: str | None,
     strict: bool,
 ) -> "Executor":
-    """Choose what embeds: this process, or Ray."""
+    """Choose the executor: this process or Ray."""
     if engine is Engine.ray:
         from ..embedding.parts import PartStore
         from ..embedding.ray_engine import run_on_ray
@@ -342,7 +342,7 @@ def tell_surprises(report: "Report", exif: str | None) -> None:
 
 
 def tell_outcome(report: "Report", store: "EmbeddingStore", images: "ImageSource") -> None:
-    """Report what was done and, in one line, which images were skipped and why."""
+    """Report the counts of the run and, in one line, the skipped images by reason."""
     skipped = report.skipped()
     if not report.embedded and not report.kept:
         if not store.holds_all and not skipped:

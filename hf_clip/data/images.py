@@ -111,7 +111,7 @@ class ImageRef:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "ImageRef":
-        """Rebuild a reference from what `as_row` made of it."""
+        """Rebuild a reference from its `as_row`."""
         span = None if row["offset"] is None else (row["offset"], row["size"])
         cell = None if row["column"] is None else (row["column"], row["group"], row["row"])
         return cls(os.fsdecode(row["source"]), row["name"], row["key"], row["stamp"], span, cell, row["refused"])
@@ -185,7 +185,7 @@ class ImageRef:
         return image
 
     def peek(self) -> Any:
-        """Open the image without decoding it, which tells its size; raise what Pillow and file systems raise."""
+        """Open the image without decoding it, for its size; errors of Pillow and file systems pass through."""
         from ..model.image_reading_hf_clip import open_image
 
         has_heif()
@@ -285,7 +285,7 @@ def _column(path: str, group: int, column: str) -> Any:
 
 
 def file_version(path: str) -> str:
-    """Return the size and the time of a file, of what a link leads to; `missing` where there is none."""
+    """Return the size and modification time of a file, following links; `missing` if it does not exist."""
     try:
         stat = os.stat(path)
     except OSError:  # such as a dangling link: whoever opens it will say so

@@ -18,7 +18,7 @@ def wds_name(dataset: str) -> str:
 def find_wds(
     dataset: str, split: str = "test", *, root: str | os.PathLike[str] | None = None, revision: str | None = None
 ) -> Path:
-    """Find a data set below a folder; without a folder, download it from the Hub, resuming what broke off.
+    """Find a data set below a folder; without a folder, download it from the Hub, or resume a download.
 
     Args:
         dataset: A name such as `imagenetv2` or `vtab/dtd`.

@@ -32,7 +32,7 @@ class _Worker:
         return {**vars(self), "_loaded": None}  # a copy in another process loads a model of its own
 
     def loaded(self) -> Loaded:
-        """Load the model on its device, and what prepares its inputs."""
+        """Load the model on its device, and its processor."""
         if self._loaded is None:
             self._loaded = self._load() if isinstance(self.model, str) else self.model
         return self._loaded
@@ -212,7 +212,7 @@ class ImageEmbedder(_Worker):
         return features(model, "image", {"pixel_values": values}, self.normalize)[: len(pixels)].cpu().numpy()
 
     def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Look each of 256 values up in what the processor makes of it: the same bits."""
+        """Normalize pixels by a table of the processor's own results for 256 levels: the same bits."""
         if self._table is None:
             model, processor = self.loaded()
             self._table = _table(getattr(processor, "image_processor", processor)).to(model.device)
@@ -279,7 +279,7 @@ def _first(earlier: Any, error: str | None) -> str | None:
 
 
 def _table(image_processor: Any) -> torch.Tensor:
-    """Return what becomes of each of 256 values, (3, 256)."""
+    """Return the normalized value of each of 256 levels, (3, 256)."""
     ramp = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2))
     values = image_processor(images=[ramp], do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
     return values[0, :, 0, :]

@@ -230,7 +230,7 @@ def _append(
     failed: list[tuple[Located, str]],
     embed_texts: Callable[[Mapping[str, Any]], Any] | None,
 ) -> Report:
-    """Give a batch to the store, with the images that failed before it, and report it."""
+    """Append a batch and the images that failed before it to the store, and report it."""
     missing = np.full((len(failed), embeds.shape[1]), np.nan, np.float32)
     batch = {
         **batch_of([*rows, *(image for image, _ in failed)], pending.source.columns),

@@ -1,4 +1,4 @@
-"""What goes through a model's towers, and what is embedded of it."""
+"""Inputs and embeddings of a model's towers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

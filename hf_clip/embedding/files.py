@@ -200,7 +200,7 @@ class FileStore:
                 self._records.append(record)
 
     def flush(self) -> None:
-        """Do nothing: each batch is written at once."""
+        """Nothing is left to flush: each batch is written at once."""
 
     def finish(self, order: list[str], gone: Mapping[str, str], changed: Mapping[str, str]) -> int:
         """Write the rows as the output, in the order of `order`, unless it holds just these already.

@@ -257,7 +257,7 @@ def write_part(place: Place, table: Any) -> None:
 
 
 def read_settings(place: Place) -> dict[str, Any]:
-    """Read what identifies the model of a directory of parts.
+    """Read the identity of the model that wrote a directory of parts.
 
     Raises:
         StoreError: There is no such file, or it is broken.
@@ -277,7 +277,7 @@ def part_places(place: Place) -> list[Place]:
 
 
 def read_columns(part: Place, names: Sequence[str]) -> Any:
-    """Read some columns of a part, of those that it has."""
+    """Read the named columns of a part, except those it does not have."""
     import pyarrow.parquet as pq
 
     with part.fs.open(part.path, "rb") as file:

@@ -49,7 +49,7 @@ def open_embeddings(path: str) -> Embeddings:
 
 
 def settings_at(output: str) -> dict[str, Any] | None:
-    """Return the settings of what earlier runs have written to an output, None where there is nothing."""
+    """Return the settings of an output's earlier runs, None if there were none."""
     if not is_directory(output):
         return known_file_settings(Path(output))
     place = place_at(output)

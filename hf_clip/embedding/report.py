@@ -1,4 +1,4 @@
-"""Counts of what a run did, and reasons of the images that it skipped."""
+"""Counts of a run's images, and the reasons of skipped ones."""
 
 import json
 import re
@@ -67,7 +67,7 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
-        """Read what `as_json` wrote."""
+        """Rebuild a report from its `as_json`."""
         values = json.loads(text)
         return cls(**{**values, "errors": Counter(values["errors"])})
 

@@ -1,4 +1,4 @@
-"""The two places for embeddings, a directory of parts and one file: what both do, and what they refuse."""
+"""The interface of the two stores, a directory of parts and one file, and the errors of both."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ class EmbeddingStore(Protocol):
 
     @property
     def unfinished(self) -> str:
-        """The path of what a stopped run leaves."""
+        """The path of a stopped run's unfinished output."""
 
     def takes(self, key: str) -> bool:
         """Return True if the image `key` belongs to this run."""
@@ -45,7 +45,7 @@ class EmbeddingStore(Protocol):
         """Add a batch of columns: `key`, `path`, `version`, `embedding`, `error`, and those of the source."""
 
     def flush(self) -> None:
-        """Write what has been appended."""
+        """Write the appended batches."""
 
     def finish(self, order: list[str], gone: Mapping[str, str], changed: Mapping[str, str]) -> int:
         """Complete the output; drop and count the rows of images that are gone or have changed."""

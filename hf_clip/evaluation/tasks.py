@@ -132,7 +132,7 @@ def classify_rows(
 
 
 def embed_rows(model: Any, processor: Any, rows: Rows, strict: bool, **options: Any) -> tuple[Rows, Tensor]:
-    """Embed all images of a data set, or, unless `strict`, those that can be read."""
+    """Embed all images of a data set; unreadable ones are left out unless `strict`."""
     if strict:
         return rows, image_embeds(model, processor, rows, **options)
     if options.pop("store", None) is not None:

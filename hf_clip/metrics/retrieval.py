@@ -115,7 +115,7 @@ class _Ranks:
         self.near: list[tuple[Tensor, Tensor]] = []
 
     def count(self, scores: Tensor, rows: slice, columns: slice, compared: Tensor) -> None:
-        """Count what is certain in a block of scores, and collect the pairs that are not.
+        """Count the certain pairs in a block of scores, and collect the uncertain ones.
 
         `compared` is overwritten: PyTorch compares into floats, and sums them, in a quarter of the time of bools, and
         the counts are exact.

@@ -55,7 +55,7 @@ class HFCLIPFast(nn.Module):
         return True
 
     def prepare(self) -> None:
-        """Replace the exact module's tensors by those that `forward` reads."""
+        """Replace the exact module's tensors by the prepared ones that `forward` reads."""
 
 
 class HFCLIPFastMLP(HFCLIPFast, HFCLIPMLP):

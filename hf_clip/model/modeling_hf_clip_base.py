@@ -53,7 +53,7 @@ class HFCLIPPreTrainedModel(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the matrix products: that of the first convolution or linear layer, as in the original.
+        """Dtype of the matrix products, read from the first convolution or linear layer, as in the original.
 
         Norms and embeddings may be kept in float32 beside it.
         """

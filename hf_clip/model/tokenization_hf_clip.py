@@ -216,7 +216,7 @@ class HFCLIPTokenizer(TokenizersBackend):
         return HFCLIPBatchEncoding(super().pad(encoded_inputs, *args, **kwargs).data)
 
     def __getstate__(self) -> dict:
-        """Return the state without what use changes: `datasets` identifies a tokenizer by its pickled state."""
+        """Return the state without caches: `datasets` identifies a tokenizer by its pickled state."""
         return self.__dict__ | {"cache": {}, "deprecation_warnings": {}}
 
     def __setstate__(self, state: dict) -> None:

@@ -16,7 +16,7 @@ MAX_MEMBERS = 100_000
 
 
 class Budget:
-    """Bounds for what a file of `packed` bytes may grow to, so that loading takes time and memory in its proportion.
+    """Bounds on the unpacked size of a file of `packed` bytes, so that loading costs in proportion to it.
 
     Weights hardly compress, and a tensor that is expanded, or tied under several names, repeats bytes only so often.
     """

@@ -1,4 +1,4 @@
-"""The names of the original's `clip/clip.py`, with those that other projects reach for despite their underscore."""
+"""The names of the original's `clip/clip.py`, including the private ones that other projects use."""
 
 import logging
 import os

@@ -525,7 +525,7 @@ def _empty(config: HFCLIPConfig) -> CLIP:
 
 
 def _adapt(transformer: Transformer, config) -> None:
-    """Set what the original's constructors take for granted: heads, activation, width of the MLP, epsilon."""
+    """Set the constants of the original's constructors: heads, activation, width of the MLP, epsilon."""
     for block in transformer.resblocks:
         block.attn.num_heads = config.num_attention_heads
         block.attn.head_dim = config.hidden_size // config.num_attention_heads
@@ -551,7 +551,7 @@ def _activation_name(module: nn.Module) -> str:
 def _fill(
     model: CLIP, tensors: dict[str, Tensor], device: torch.device | str, dtype: torch.dtype | None = None
 ) -> CLIP:
-    """Give an empty model copies of `tensors`, one at a time; floating-point ones as `dtype`, if given."""
+    """Fill an empty model with copies of `tensors`, one at a time; floating-point ones as `dtype`, if given."""
     copies = {}
     for key, tensor in tensors.items():
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype

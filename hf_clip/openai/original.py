@@ -1,4 +1,4 @@
-"""Read an original checkpoint, and state what is assumed where a file does not record it."""
+"""Read an original checkpoint, and state the assumptions where a file does not record a setting."""
 
 import os
 from collections.abc import Callable

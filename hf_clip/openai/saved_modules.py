@@ -31,7 +31,7 @@ class SavedModule:
 
 @contextmanager
 def reading_saved_modules(path: Path) -> Iterator[None]:
-    """Let `torch.load(path, weights_only=True)` give a SavedModule for each module of a CLIP in the file."""
+    """Make `torch.load(path, weights_only=True)` return a SavedModule for each module of a CLIP in the file."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     known = [name for name in names if _CLASSES.fullmatch(name)] if _WHOLE.intersection(names) else []
     with torch.serialization.safe_globals([(SavedModule, name) for name in known]):

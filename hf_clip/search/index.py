@@ -372,7 +372,7 @@ def _unit_chunks(source: Embeddings, dtype: np.dtype) -> Iterator[tuple[Any, np.
 def _write_graph(
     work: Path, old: _Existing | None, kept: np.ndarray, texts: np.ndarray, wanted: float
 ) -> dict[str, Any]:
-    """Write the graph, grown from that of `old` where rows are kept; return its tuned settings and measured times."""
+    """Write the graph, grown from the graph of `old` if rows are kept; return its tuned settings and measured times."""
     rows = np.load(work / ROWS_FILE, mmap_mode="c")
     tree = old.graph if old is not None and kept.any() else graph.new_graph(rows.shape[1])
     if len(tree) and not kept.all():

@@ -126,7 +126,7 @@ class CLIPTrainer(Trainer):
             raise ValueError("an adapter chooses what is trained: leave train and train_last_layers as they are")
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        """Make a model by `model_init`, as hyperparameter search does for each trial, and choose what is trained."""
+        """Make a model by `model_init`, as hyperparameter search does for each trial, and freeze the rest."""
         model = super().call_model_init(trial)
         self._choose_parameters(model, self.args)
         return model
@@ -462,7 +462,7 @@ class CLIPTrainer(Trainer):
             super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model and its processor; a write that fails leaves what was there."""
+        """Save the model and its processor; if a write fails, the earlier files stay."""
         output = output_dir or self.args.output_dir
         with contextlib.nullcontext() if _internal_call else checked_writing(output, output):
             super().save_model(output_dir, _internal_call)

@@ -111,7 +111,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that died while they wrote `path` have left beside it."""
+    """Remove the leftovers beside `path` of processes that died while they wrote it."""
     name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(-\w+?)?({re.escape(OLD)}|\.new)?")
     try:
         siblings = list(os.scandir(path.parent))
@@ -147,7 +147,7 @@ def _is_alive(process: int) -> bool:
 
 @contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Hold a lock on a directory: in another container, a process id says nothing of who is alive."""
+    """Lock a directory: a process id from another container does not tell who is alive."""
     if fcntl is None:
         yield
         return
@@ -187,7 +187,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def exit_on_signals() -> None:
-    """Let SIGTERM and SIGHUP end the process as exceptions do, so that unfinished outputs are removed."""
+    """Turn SIGTERM and SIGHUP into exceptions, so that unfinished outputs are removed."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         # nohup ignores SIGHUP, and a program that embeds hf_clip may have its own handler
@@ -201,7 +201,7 @@ def _exit(number: int, frame: object) -> None:
 
 
 def _share(directory: Path) -> None:
-    """Give temporary files and folders, which are private, the permissions that the umask allows."""
+    """Widen the permissions of temporary files and folders, which are private, to the umask."""
     umask = os.umask(0)
     os.umask(umask)
     for path in (directory, *directory.rglob("*")):

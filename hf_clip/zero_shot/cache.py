@@ -17,7 +17,7 @@ def cache_key(
     templates: Sequence[str],
     tokenizer_kwargs: dict[str, Any],
 ) -> Hashable:
-    """Return what class embeddings depend on: the texts, the tokenizer, and each weight with its version.
+    """Return the inputs of class embeddings as a key: texts, tokenizer, and each weight with its version.
 
     A weight that is replaced, moved, cast or written to gives another key. One written through `.data` does not, as
     PyTorch does not count such writes: clear the cache.
