@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.originals import inputs, load_original
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from hf_clip import HFCLIPModel
 from hf_clip.model.modeling_hf_clip_base import contrastive_loss
 from hf_clip.model.modeling_hf_clip_resnet import freeze_batch_norm
+from hf_clip.openai.key_mapping import to_hf
 
 pytestmark = pytest.mark.training
 
@@ -87,3 +89,20 @@ def test_a_stock_trainer_collects_the_embeddings_only(
     arguments = TrainingArguments(tmp_path, report_to="none", remove_unused_columns=False, use_cpu=True)
     predictions = Trainer(model, arguments).predict(rows).predictions
     assert [array.shape for array in predictions] == [(6, model.config.projection_dim)] * 2
+
+
+def test_gradients_of_an_image_are_the_originals_up_to_two_sums(archives, repositories, family):
+    """A ResNet's in all bits. A ViT's down to the last layer's attention, whose input's gradient is a sum of three."""
+    original, model = load_original(archives[family]), HFCLIPModel.from_pretrained(repositories[family]).eval()
+    pixels = inputs(original)[0][:1]
+    original.encode_image(pixels).sum().backward()
+    model.encode_image(pixels).sum().backward()
+    gradients = {key: p.grad if p.grad is not None else p for key, p in original.state_dict(keep_vars=True).items()}
+    expected = to_hf({key: tensor.detach() for key, tensor in gradients.items()}, model.config)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    last = f"encoder.layers.{model.config.vision_config.num_hidden_layers - 1}." if "ViT" in family else ""
+    exact = [name for name in found if last in name and "layer_norm1" not in name]
+    assert len(exact) > 10
+    assert [name for name in exact if not torch.equal(found[name], expected[name])] == []
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
