@@ -16,6 +16,7 @@ from . import common
 from .common import STOPPED, CommandError
 from .options import (
     ADVANCED,
+    AllowScheme,
     BatchSize,
     ComputeDType,
     Device,
@@ -113,15 +114,7 @@ def embed(
             rich_help_panel=ADVANCED, help="apply: turn photos as their EXIF orientation says; the original ignores it."
         ),
     ] = ExifUse.ignore,
-    allow_scheme: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SCHEME",
-            rich_help_panel=ADVANCED,
-            help="A kind of address that a table may name besides http and https, such as s3; file: paths outside of "
-            "its folder. May be given again.",
-        ),
-    ] = None,
+    allow_scheme: AllowScheme = None,
     retry_errors: Annotated[
         bool,
         typer.Option("--retry-errors", rich_help_panel=ADVANCED, help="Try images again that failed in earlier runs."),

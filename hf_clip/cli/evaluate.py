@@ -18,6 +18,7 @@ from .classify import check_plot, read_labels, read_templates
 from .common import STOPPED, CommandError
 from .options import (
     ADVANCED,
+    AllowScheme,
     AsJson,
     BatchSize,
     ComputeDType,
@@ -114,6 +115,7 @@ def zero_shot(
     prompts: Annotated[
         str | None, typer.Option(metavar="NAME", help="Prompts of a published evaluation, such as imagenet1k.")
     ] = None,
+    allow_scheme: AllowScheme = None,
     *,
     options: Measured,
 ) -> None:
@@ -128,7 +130,7 @@ def zero_shot(
     check_files(options)
     from ..evaluation import prompt_sets, tasks
 
-    rows = tasks.to_rows(data)
+    rows = tasks.to_rows(data, allow_schemes=allow_scheme or ())
     if prompts is not None:
         texts = prompt_sets.prompts(prompts).templates
         say(f"prompts of {prompts}: {len(texts)} templates, as clip_benchmark has them", err=True)
@@ -150,6 +152,7 @@ def retrieval(
     k: Annotated[str, typer.Option(metavar="K,K", help="A search that finds its match in the first K is a hit.")] = (
         "1,5,10"
     ),
+    allow_scheme: AllowScheme = None,
     *,
     options: Measured,
 ) -> None:
@@ -161,7 +164,7 @@ def retrieval(
     check_files(options)
     from ..evaluation import tasks
 
-    rows = tasks.to_rows(data).grouped()
+    rows = tasks.to_rows(data, allow_schemes=allow_scheme or ()).grouped()
 
     def evaluate(model: Any, processor: Any) -> "Result":
         return tasks.retrieval(model, processor, rows, k=places, dataset=Path(data).stem, **options.embedding)
@@ -190,6 +193,7 @@ def probe(
         float | None,
         typer.Option("--C", min=0, help="Inverse strength of the regularization (default: searched)."),
     ] = None,
+    allow_scheme: AllowScheme = None,
     *,
     options: Measured,
 ) -> None:
@@ -202,8 +206,9 @@ def probe(
     from ..evaluation.probe import linear_probe
     from ..evaluation.tasks import to_rows
 
-    rows, held = to_rows(test), None if validation is None else to_rows(validation)
-    known = to_rows(train)
+    read = partial(to_rows, allow_schemes=allow_scheme or ())
+    rows, held = read(test), None if validation is None else read(validation)
+    known = read(train)
     settings: dict[str, Any] = {"shots": shots, "seed": seed, "projected": projected, "C": inverse_strength}
 
     def evaluate(model: Any, processor: Any) -> "Result":

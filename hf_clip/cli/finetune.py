@@ -13,7 +13,7 @@ from ..utils.text import say
 from . import common
 from .classify import read_templates
 from .common import STOPPED, CommandError
-from .options import ADVANCED, READ_AT_A_TIME, Force, ModelId, Precision, Resume, Strict, Trust
+from .options import ADVANCED, READ_AT_A_TIME, AllowScheme, Force, ModelId, Precision, Resume, Strict, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def finetune(
     label_column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column of labels in tables.", rich_help_panel=ADVANCED)
     ] = None,
+    allow_scheme: AllowScheme = None,
     bf16: Annotated[
         bool,
         typer.Option("--bf16", help="Compute in bfloat16; weights stay in float32.", rich_help_panel=ADVANCED),
@@ -193,12 +194,13 @@ def finetune(
 
     given = read_templates(templates) if templates else None
     columns = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
-    columns = {name: column for name, column in columns.items() if column is not None}
-    dataset = PairDataset(read_rows(data, **columns), templates=given, seed=seed)
+    given_columns = {name: column for name, column in columns.items() if column is not None}
+    schemes = {"allow_schemes": allow_scheme or ()}
+    dataset = PairDataset(read_rows(data, **given_columns, **schemes), templates=given, seed=seed)
     if given and not any(row.label is not None for row in dataset.rows):
         raise CommandError(f"--templates are prompts for labels, but {data} has captions: leave them out")
-    held = read_rows(eval_data[0], **columns) if eval_data else None
-    watched = watched_sets(watch or [], given)
+    held = read_rows(eval_data[0], **given_columns, **schemes) if eval_data else None
+    watched = watched_sets(watch or [], given, schemes)
     labeled = held is not None and not any(row.texts for row in held)
     if held is not None and labeled:
         watched |= {HELD: evaluated(held, given)}
@@ -332,7 +334,9 @@ def evaluated(rows: Any, templates: list[str] | None) -> "ZeroShotSet":
     return ZeroShotSet(rows, templates)
 
 
-def watched_sets(arguments: list[str], templates: list[str] | None) -> dict[str, "ZeroShotSet"]:
+def watched_sets(
+    arguments: list[str], templates: list[str] | None, schemes: dict[str, Any]
+) -> dict[str, "ZeroShotSet"]:
     """Read the watched sets, given as NAME=DATA or as a path, whose last part is then the name."""
     from ..data.read import read_rows
 
@@ -342,7 +346,7 @@ def watched_sets(arguments: list[str], templates: list[str] | None) -> dict[str,
         name = name or Path(path).stem
         if name in sets:
             raise CommandError(f"two watched sets are called {name}: give them names, as in {name}2={path}")
-        sets[name] = evaluated(read_rows(path), templates)
+        sets[name] = evaluated(read_rows(path, **schemes), templates)
     return sets
 
 

@@ -9,7 +9,7 @@ import typer
 from ..utils.text import say
 from . import common
 from .common import CommandError
-from .options import Force, Precision, Trust
+from .options import AllowScheme, Force, Precision, Trust
 from .sources import check_source
 
 
@@ -35,6 +35,7 @@ def merge(
             "--eval", metavar="DATA", help="Images with captions or labels, to compare the models of --sweep on."
         ),
     ] = None,
+    allow_scheme: AllowScheme = None,
     force: Force = False,
     trust_remote_code: Trust = False,
 ) -> None:
@@ -46,6 +47,8 @@ def merge(
 
     if (sweep is None) != (eval_data is None) or (sweep is not None and alpha is not None):
         raise CommandError("give --alpha alone, or --sweep with --eval")
+    if allow_scheme and eval_data is None:
+        raise CommandError("--allow-scheme is for the data of --eval: give both, or neither")
     check_source(base, "merge", "model", "checkpoint")
     check_source(tuned, "merge", "model", "checkpoint", "adapter")
     check_output(output, force)
@@ -68,7 +71,7 @@ def merge(
     if eval_data is not None:
         from ..evaluation.tasks import evaluator_of, to_rows
 
-        evaluate, found = evaluator_of(to_rows(eval_data)), {}
+        evaluate, found = evaluator_of(to_rows(eval_data, allow_schemes=allow_scheme or ())), {}
         for share in shares:
             model.load_state_dict(interpolated(start, end, share))
             name, found[share] = evaluate(model.eval(), processor).main

@@ -87,5 +87,14 @@ CacheDir = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue an interrupted run: keep the finished part of its output.")
 ]
+AllowScheme = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SCHEME",
+        rich_help_panel=ADVANCED,
+        help="A kind of address that a table or an index may name besides http and https, such as s3; file: paths "
+        "outside of its folder. Repeatable.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line.")]

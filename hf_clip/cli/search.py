@@ -13,7 +13,7 @@ from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
-from .options import ADVANCED, AsJson, Device, Force, Precision, Trust
+from .options import ADVANCED, AllowScheme, AsJson, Device, Force, Precision, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
 WEIGHT = re.compile(r"(.+)\^(-?\d+(?:\.\d+)?)", re.DOTALL)
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="The directory that hf-clip index wrote.")]
-AllowScheme = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="SCHEME",
-        rich_help_panel=ADVANCED,
-        help="A kind of address that images may have besides http and https, such as s3; file: paths outside of the "
-        "index's folder. Repeatable.",
-    ),
-]
 Html = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a web page with thumbnails of the images.")]
 
 

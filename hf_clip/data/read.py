@@ -29,7 +29,8 @@ def read_rows(data: str | os.PathLike | Iterable[Mapping[str, Any]], **columns: 
             The lines of a `classnames.txt`, in the folder or the one above, name class folders and integer labels: each
             folder by the line that is equal, or by the line at its place if none is. Without it class folders are named
             by themselves, with blanks for underscores. Folders are in alphabetical order, numbers by their value.
-        **columns: `image_column`, `text_column`, `label_column`, where their names are unusual.
+        **columns: `image_column`, `text_column`, `label_column`, where their names are unusual; `allow_schemes`, as in
+            `make_rows`, for tables with paths outside of their folder or addresses of object stores.
 
     Returns:
         The rows, with `labels` where there are classes.

@@ -247,9 +247,9 @@ def evaluator_of(rows: Rows, templates: str | Sequence[str] | None = None) -> Ev
     return lambda model, processor: retrieval(model, processor, rows, strict=False)
 
 
-def to_rows(data: Any) -> Rows:
-    """Read a data set; rows that are read already are returned as they are."""
-    return data if isinstance(data, Rows) else read_rows(data)
+def to_rows(data: Any, **options: Any) -> Rows:
+    """Read a data set with the options of `read_rows`; rows that are read already are returned as they are."""
+    return data if isinstance(data, Rows) else read_rows(data, **options)
 
 
 def class_names(rows: Rows, labels: Sequence[Any] | None) -> list[Any]:

@@ -241,3 +241,14 @@ def test_a_killed_benchmark_resumes_and_leaves_no_half_file(repositories, tmp_pa
     subprocess.run([*command, tmp_path / "whole"], capture_output=True, check=True)
     for name in names:
         assert (output / f"{name}.json").read_bytes() == (tmp_path / "whole" / f"{name}.json").read_bytes()
+
+
+def test_a_table_of_absolute_paths_is_read_where_allowed(repositories, photos, tmp_path, capsys):
+    rows = [{**row, "image": photos / row["image"]} for row in captions(photos)]
+    (tmp_path / "elsewhere").mkdir()
+    table = tmp_path / "elsewhere" / "pairs.csv"
+    write_csv(table, rows)
+    model = ["--model", repositories["tiny ViT"]]
+    assert run("evaluate", "retrieval", table, *model) == 1
+    assert "--allow-scheme file" in capsys.readouterr().err
+    assert run("evaluate", "retrieval", table, *model, "--allow-scheme", "file") == 0

@@ -99,6 +99,16 @@ def test_templates_are_for_labels(folder: Path, model: Path, tmp_path: Path, cap
     assert "--templates are prompts for labels" in capsys.readouterr().err
 
 
+def test_a_table_of_absolute_paths_is_read_where_allowed(folder: Path, model: Path, tmp_path: Path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    rows = [{**row, "image": str(folder / row["image"])} for row in captions(folder)]
+    table = write_csv(tmp_path / "elsewhere" / "pairs.csv", rows)
+    arguments = ("finetune", table, "--model", model, "--output", tmp_path / "tuned", *QUICK)
+    assert run(*arguments) == 1
+    assert "--allow-scheme file" in capsys.readouterr().err
+    assert run(*arguments, "--eval", table, "--allow-scheme", "file") == 0
+
+
 def test_columns_and_separators_are_found(folder: Path, model: Path, tmp_path: Path, capsys):
     """open_clip writes tabs, and spreadsheets of many countries semicolons."""
     rows = captions(folder)
@@ -171,6 +181,8 @@ def test_a_sweep_writes_the_best(model: Path, tuned: Path, folder: Path, tmp_pat
 def test_a_sweep_needs_data_and_numbers(model: Path, tuned: Path, tmp_path: Path, capsys):
     assert run("merge", model, tuned, "--output", tmp_path / "merged", "--sweep", "0:1:0.1") == 1
     assert "--sweep with --eval" in capsys.readouterr().err
+    assert run("merge", model, tuned, "--output", tmp_path / "merged", "--allow-scheme", "file") == 1
+    assert "--allow-scheme is for the data of --eval" in capsys.readouterr().err
     assert parse_sweep("0:1:0.1") == [round(n / 10, 1) for n in range(11)]
     for wrong in ("0:1", "1:0:0.1", "0:2:0.1", "0:1:0", "a:b:c"):
         with pytest.raises(ValueError, match="--sweep is"):
