@@ -64,25 +64,66 @@ def panel(page: Any, tab: str) -> Any:
     return page.locator("[role=tabpanel]:visible")
 
 
-def ask(page: Any, tab: str, upload: Path, **lines: list[str]) -> Any:
+def upload(page: Any, file: Path) -> None:
+    """Put an image into the page's one image input, in place of the one there."""
+    remove = page.get_by_label("Remove Image")
+    if remove.count():
+        remove.click()
+        remove.wait_for(state="hidden")
+    page.locator("input[type=file]").set_input_files(file)
+    # the upload has arrived; a broken image has no size, so that it counts as hidden
+    page.locator(photo(file)).wait_for(state="attached")
+
+
+def photo(file: Path) -> str:
+    """Return the selector of an uploaded image."""
+    return f"img[src*='/file='][src$='/{file.name}']"
+
+
+def ask(page: Any, tab: str, **lines: list[str]) -> Any:
     """Fill a tab in and press its button."""
     opened = panel(page, tab)
-    opened.locator("input[type=file]").first.set_input_files(upload)
-    opened.get_by_label("Remove Image").wait_for()  # the upload has arrived
     for label, texts in lines.items():
         opened.get_by_label(label).first.fill("\n".join(texts))
     opened.get_by_role("button", name=tab, exact=True).click()
     return opened
 
 
-def test_classify_shows_the_library_s_scores(page, clips, screenshots):
-    opened = ask(page, "Classify", PHOTO, labels=LABELS)
-    [answers] = ZeroShotClassifier(*clips[0], LABELS)(str(PHOTO), top_k=3)
+def assert_scores(opened: Any, clip: tuple[Any, Any], file: Path) -> None:
+    [answers] = ZeroShotClassifier(*clip, LABELS)(str(file), top_k=3)
     for answer in answers:
         opened.locator("dl", has_text=answer["label"]).get_by_text(f"{answer['score']:.0%}", exact=True).wait_for()
-    tops = [opened.locator(each).first.bounding_box()["y"] for each in ("img", "textarea", "button.primary", "dl")]
-    assert tops == sorted(tops)
+
+
+def test_classify_shows_the_library_s_scores(page, clips, screenshots):
+    upload(page, PHOTO)
+    opened = ask(page, "Classify", labels=LABELS)
+    assert_scores(opened, clips[0], PHOTO)
+    image = page.locator(photo(PHOTO)).bounding_box()
+    assert image["x"] + image["width"] <= opened.bounding_box()["x"], "the image lies beside the tabs"
     page.screenshot(path=screenshots / "classify.png", full_page=True)
+
+
+def test_a_narrow_page_reads_from_the_image_down_to_the_scores(page, clips):
+    upload(page, PHOTO)
+    assert_scores(ask(page, "Classify", labels=LABELS), clips[0], PHOTO)
+    wide = page.viewport_size
+    page.set_viewport_size({"width": 390, "height": 900})
+    try:
+        places = [photo(PHOTO), "textarea:visible", "button.primary:visible", "dl:visible"]
+        tops = [page.locator(each).first.bounding_box()["y"] for each in places]
+        assert tops == sorted(tops)
+    finally:
+        page.set_viewport_size(wide)
+
+
+def test_the_image_stays_from_tab_to_tab(page, clips):
+    page.reload()
+    upload(page, PHOTO)
+    for tab in ("Where", "Search", "Compare", "Classify"):
+        assert panel(page, tab).locator("input[type=file]").count() == 0
+        assert page.locator(photo(PHOTO)).is_visible()
+    assert_scores(ask(page, "Classify", labels=LABELS), clips[0], PHOTO)
 
 
 def test_where_shows_a_sheet_of_maps(page, screenshots):
@@ -90,8 +131,9 @@ def test_where_shows_a_sheet_of_maps(page, screenshots):
     two.save(screenshots / "two.png")
     opened = panel(page, "Where")
     opened.get_by_label("windows").check()
-    opened.get_by_label("to the edges").check()
-    ask(page, "Where", screenshots / "two.png", texts=["a red circle", "a blue square"])
+    opened.get_by_label("to its edges").check()
+    upload(page, screenshots / "two.png")
+    ask(page, "Where", texts=["a red circle", "a blue square"])
     sheet = opened.locator("img[src^='data:image']").last
     sheet.wait_for()
     assert sheet.evaluate("image => image.naturalWidth") > 800
@@ -100,7 +142,8 @@ def test_where_shows_a_sheet_of_maps(page, screenshots):
 
 
 def test_search_shows_the_best_image_first(page):
-    opened = ask(page, "Search", PHOTO, texts=["a red circle"])
+    upload(page, PHOTO)
+    opened = ask(page, "Search", texts=["a red circle"])
     captions = opened.locator(".caption-label")
     captions.first.wait_for()
     assert "red-circle.png" in captions.first.inner_text()
@@ -109,7 +152,8 @@ def test_search_shows_the_best_image_first(page):
 
 
 def test_compare_shows_both_models(page):
-    opened = ask(page, "Compare", PHOTO, labels=LABELS)
+    upload(page, PHOTO)
+    opened = ask(page, "Compare", labels=LABELS)
     for name in ("shapes-resnet", "shapes-vit"):
         opened.get_by_text(name).wait_for()
     opened.get_by_text("%").nth(5).wait_for()
@@ -119,8 +163,8 @@ def test_compare_shows_both_models(page):
     ("name", "labels", "problem"),
     [
         ("large.png", ["a cat"], "the image has 100,000,000 pixels"),
-        ("notes.png", ["a cat"], "the file is no image that can be read"),
-        ("fine.png", [""], "there are no labels: write one a line"),
+        ("notes.png", ["a cat"], "the file cannot be read as an image"),
+        ("fine.png", [""], "there are no labels: write one per line"),
     ],
 )
 def test_problems_come_up_as_a_sentence(page, tmp_path, name, labels, problem):
@@ -129,7 +173,8 @@ def test_problems_come_up_as_a_sentence(page, tmp_path, name, labels, problem):
         Image.new("1", (10_000, 10_000)).save(tmp_path / name)
     else:
         (tmp_path / name).write_bytes(b"no image" if name == "notes.png" else PHOTO.read_bytes())
-    ask(page, "Classify", tmp_path / name, labels=labels)
+    upload(page, tmp_path / name)
+    ask(page, "Classify", labels=labels)
     page.get_by_text(problem).wait_for()
     assert str(tmp_path) not in page.inner_text("body")
 
@@ -137,5 +182,5 @@ def test_problems_come_up_as_a_sentence(page, tmp_path, name, labels, problem):
 def test_a_text_file_is_not_taken(page, tmp_path):
     page.reload()
     (tmp_path / "notes.txt").write_text("no image")
-    panel(page, "Classify").locator("input[type=file]").first.set_input_files(tmp_path / "notes.txt")
+    page.locator("input[type=file]").set_input_files(tmp_path / "notes.txt")
     page.get_by_text("Invalid file type").wait_for()
