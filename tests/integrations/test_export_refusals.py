@@ -38,7 +38,7 @@ def test_a_folder_with_an_adapter_is_refused(repositories, family, tmp_path, sai
     get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
     HFCLIPProcessor.from_pretrained(repositories[family]).save_pretrained(tmp_path / "lora")
     assert run("export", tmp_path / "lora", "--output", tmp_path / "out") == 1
-    assert "merge_and_unload()" in said()
+    assert f"hf-clip merge MODEL {tmp_path / 'lora'} --alpha 1" in said()
     assert not (tmp_path / "out").exists()
 
 
