@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +59,12 @@ def read_original(
         DownloadError: The download failed.
     """
     path = resolve_checkpoint(source, cache_dir)
-    # only a TorchScript archive can be one of the nine: the digest of any other file need not be computed
-    known = source in CHECKPOINTS or (is_archive(path) and published(file_sha256(path)) is not None)
-    state_dict = {name: _plain_strides(tensor) for name, tensor in read_checkpoint(path, prefix, known).items()}
+    known = source in CHECKPOINTS  # whose digest was compared when it was fetched
+    with ThreadPoolExecutor(1) as pool:
+        # only a TorchScript archive can be one of the nine; its digest takes as long as reading it, so at the same time
+        digest = pool.submit(file_sha256, path) if not known and is_archive(path) else None
+        state_dict = {name: _plain_strides(tensor) for name, tensor in read_checkpoint(path, prefix, known).items()}
+    known = known or (digest is not None and published(digest.result()) is not None)
     variant = choose_variant(recorded_variant(path), like, activation, vision_heads, text_heads)
     pixels = recorded_pixels(path)
     if not known:
