@@ -1,6 +1,7 @@
 """Exported folders, on the runtimes and in the programs that read them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -220,7 +221,7 @@ def test_the_commands_take_an_exported_folder(exported, family, repositories, tm
         assert run("classify", tmp_path, "--labels", "a cat,a dog", "--model", folder, "--json") == 0
         # one store for both: the embeddings agree
         assert run("embed", tmp_path, "--output", tmp_path / "all.safetensors", "--model", folder) == 0
-    assert "2 images, none of them new" in capsys.readouterr().out
+    assert re.search(r", 0 new embeddings of \d+ dimensions, 2 images of earlier runs", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("first", ["PyTorch", "ONNX Runtime"])
@@ -341,9 +342,11 @@ def test_a_missing_graph_or_device_is_one_sentence(exported, tmp_path):
     (copy / FILES["text"]).unlink()
     with pytest.raises(ValueError, match=r"text_model\.onnx is missing"):
         load_clip(copy)
+    shutil.copy(folder / FILES["text"], copy / FILES["text"])
     (copy / FILES["vision"]).write_bytes(b"half")
+    model, _ = load_clip(copy)  # a graph is opened where it is first used
     with pytest.raises(ValueError, match="cannot be opened"):
-        load_clip(copy)
+        model.encode_image(torch.zeros(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -412,11 +415,11 @@ import sys, psutil, torch
 from hf_clip import load_clip
 model, _ = load_clip(sys.argv[1])
 process, sizes = psutil.Process(), []
-for number in range(2000):
-    ids = torch.full((1 + number % 40, 3 + number % 50), 320)
+for number in range(40 * 49):  # without a common divisor: no shape comes twice
+    ids = torch.full((1 + number % 40, 3 + number % 49), 320)
     ids[:, -1] = 49407
     model.encode_text(ids)
-    if number % 500 == 499:
+    if number % 490 == 489:
         sizes.append(process.memory_info().rss >> 20)
 print(sizes[-1] - sizes[0])
 """
@@ -427,4 +430,4 @@ def test_memory_stays_while_shapes_of_texts_change(request, runtime):
     folder = request.getfixturevalue(runtime)["tiny ViT"]
     command = [sys.executable, "-W", "ignore", "-c", GROWTH, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 60, "MiB from 500 to 2,000 shapes"
+    assert int(done.stdout) < 60, "MiB from 490 to 1,960 shapes"
