@@ -15,7 +15,7 @@ from ..model.modeling_hf_clip_base import contrastive_logits, normalize
 from ..model.processing_hf_clip import HFCLIPProcessor
 from ..model.tokenization_hf_clip import HFCLIPTokenizer
 from .manifest import Manifest, read_manifest
-from .sessions import OPEN, Session
+from .sessions import CHECK_DEVICE, OPEN, Session
 
 PRECISIONS = ("fp32", "fp16", "q8")
 DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "q8": "int8"}
@@ -58,8 +58,10 @@ class HFCLIPExportedModel:
             for part in FEATURE_METHODS
             if self.precision in manifest.graphs.get(part, {})
         }
+        chosen = torch.device(device or "cpu")
+        CHECK_DEVICE[manifest.runtime](self.config.name_or_path, chosen)
         # opened at first use: a search by text needs no image tower
-        self._open = partial(OPEN[manifest.runtime], device=torch.device(device or "cpu"))
+        self._open = partial(OPEN[manifest.runtime], device=chosen)
         self._sessions: dict[str, Session] = {}
         self._lock = Lock()
 

@@ -14,23 +14,31 @@ PROVIDERS = {"cpu": [], "cuda": ["CUDAExecutionProvider"]}
 OPENVINO_DEVICES = {"cpu": "CPU", "xpu": "GPU"}
 
 
-def open_onnx(file: Path, device: torch.device) -> Session:
-    """Open a graph on ONNX Runtime; a call of the session returns the first output."""
-    require("onnxruntime", "onnx", file.name)
+def check_onnx_device(name: str, device: torch.device) -> None:
+    """Raise ValueError unless ONNX Runtime can use the device; `name` is named as refused."""
+    require("onnxruntime", "onnx", name)
     import onnxruntime
 
     wanted = PROVIDERS.get(device.type)
     available = onnxruntime.get_available_providers()
     if wanted is None or set(wanted) - set(available):
         raise ValueError(
-            f"{file.name} cannot run on {device.type}, this onnxruntime has {', '.join(available)}: pass device='cpu', "
+            f"{name} cannot run on {device.type}, this onnxruntime has {', '.join(available)}: pass device='cpu', "
             "or install the onnxruntime of the device"
         )
+
+
+def open_onnx(file: Path, device: torch.device) -> Session:
+    """Open a graph on ONNX Runtime; a call of the session returns the first output."""
+    check_onnx_device(file.name, device)
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
+    providers = [*PROVIDERS[device.type], "CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=[*wanted, "CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     except Exception as error:  # onnxruntime has its own classes, below Exception
         raise ValueError(
             f"{file} cannot be opened ({_first_line(error)}): copy it with its _data, or export again"
@@ -38,18 +46,24 @@ def open_onnx(file: Path, device: torch.device) -> Session:
     return lambda inputs: session.run(None, dict(inputs))[0]
 
 
-def open_openvino(file: Path, device: torch.device) -> Session:
-    """Open a graph on OpenVINO; a call of the session returns the first output, computed in float32."""
-    require("openvino", "openvino", file.name)
+def check_openvino_device(name: str, device: torch.device) -> None:
+    """Raise ValueError unless OpenVINO can use the device; `name` is named as refused."""
+    require("openvino", "openvino", name)
     import openvino
 
-    name = OPENVINO_DEVICES.get(device.type)
-    core = openvino.Core()
-    if name not in core.available_devices:
+    available = openvino.Core().available_devices
+    if OPENVINO_DEVICES.get(device.type) not in available:
         raise ValueError(
-            f"{file.name} cannot run on {device.type}, this OpenVINO has {', '.join(core.available_devices)}: pass "
-            "device='cpu'"
+            f"{name} cannot run on {device.type}, this OpenVINO has {', '.join(available)}: pass device='cpu'"
         )
+
+
+def open_openvino(file: Path, device: torch.device) -> Session:
+    """Open a graph on OpenVINO; a call of the session returns the first output, computed in float32."""
+    check_openvino_device(file.name, device)
+    import openvino
+
+    name, core = OPENVINO_DEVICES[device.type], openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     if name == "CPU":
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
@@ -70,5 +84,6 @@ def _first_line(error: Exception) -> str:
 
 
 OPEN = {"onnx": open_onnx, "openvino": open_openvino}
+CHECK_DEVICE = {"onnx": check_onnx_device, "openvino": check_openvino_device}
 
-__all__ = ["OPEN", "Session"]
+__all__ = ["CHECK_DEVICE", "OPEN", "Session"]

@@ -34,6 +34,7 @@ def folder(clip, tmp_path, monkeypatch):
         return encode(torch.from_numpy(array)).numpy()
 
     monkeypatch.setitem(exported_model.OPEN, "onnx", lambda file, device: run)
+    monkeypatch.setitem(exported_model.CHECK_DEVICE, "onnx", lambda name, device: None)
     return tmp_path
 
 
@@ -86,6 +87,14 @@ def test_a_graph_is_opened_when_it_is_first_used(folder, monkeypatch):
     for _ in range(2):
         exported.encode_text(torch.tensor([[49406, 49407]]))
     assert opened == ["text.onnx"]
+
+
+def test_a_device_is_checked_before_a_graph_is_opened(folder, monkeypatch):
+    checked = []
+    monkeypatch.setitem(exported_model.CHECK_DEVICE, "onnx", lambda *arguments: checked.append(arguments))
+    HFCLIPExportedModel(folder)
+    HFCLIPExportedModel(folder, device="cuda:0")
+    assert checked == [(str(folder), torch.device("cpu")), (str(folder), torch.device("cuda:0"))]
 
 
 def test_a_mask_is_refused(folder):
