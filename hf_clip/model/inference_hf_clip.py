@@ -135,9 +135,11 @@ class HFCLIPFastTextModel(HFCLIPFastTower, HFCLIPTextModel):
         pooled_only: bool = False,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        if not pooled_only or self.records(kwargs) or not input_ids.numel():
+        if not pooled_only or self.records(kwargs):
             return super().forward(input_ids, attention_mask, position_ids, **kwargs)
         check_texts(input_ids, attention_mask, self.config)
+        if not input_ids.numel():
+            return super().forward(input_ids, attention_mask, position_ids, **kwargs)
         ids = input_ids.reshape(-1, input_ids.shape[-1])
         eot = self.first_eot(ids)
         if runs_eagerly_on_cpu(ids) and position_ids is None and hides_nothing(attention_mask, eot):
