@@ -237,8 +237,8 @@ def multi_head_attention(
     # (B, L, C) -> (B, heads, L, C / heads)
     if not is_recorded(query) and not query.numel():
         attend = eager_attention_forward  # the other kernels refuse an empty batch, which the original's ResNet takes
-    # counted from the tensor, which under tensor parallelism holds a part of the heads; not by unflatten, into which the
-    # older ONNX exporter writes the traced batch
+    # counted from the tensor, which under tensor parallelism holds a part of the heads; not by unflatten, for which the
+    # older ONNX exporter writes the traced batch into the graph
     heads = (x.reshape(*x.shape[:-1], x.shape[-1] // head_dim, head_dim).transpose(1, 2) for x in (query, key, value))
     output, weights = attend(
         module,
