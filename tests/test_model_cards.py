@@ -143,6 +143,9 @@ def remote_code_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setattr(sys, "path", list(sys.path))  # transformers appends its cache
         patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
+        # a package that lies in this cache would hide the other's from later tests of the process
+        for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+            del sys.modules[name]
 
 
 @pytest.mark.usefixtures("remote_code_cache")

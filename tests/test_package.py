@@ -175,9 +175,9 @@ def test_every_verb_runs_from_the_wheel(installed, archives, family, tmp_path):
     assert "1 new embeddings of 64 dimensions" in printed["embed"]
     written = {path.name for path in tmp_path.iterdir()}
     assert {"clip", "back.pt", "scores.png", "features.safetensors"} <= written
-    verbs_of_the_wheel = set(re.findall(r"^│ ([a-z-]+) ", run("--help"), re.MULTILINE))
+    verbs_of_the_wheel = set(re.findall(r"^│ ([a-z][a-z-]+) ", run("--help"), re.MULTILINE))
     # these need packages of their own: tests/integrations runs them
-    assert verbs_of_the_wheel - {"--help", "app", "export"} == verbs.keys(), "run the new verb here too"
+    assert verbs_of_the_wheel - {"app", "export"} == verbs.keys(), "run the new verb here too"
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from transformers import (
     AutoTokenizer,
     pipeline,
 )
+from transformers.utils import cached_file
 
 
 def check(directory: Path, expected: Path, trust: bool) -> None:
@@ -58,9 +59,8 @@ def check(directory: Path, expected: Path, trust: bool) -> None:
         classifier = AutoModelForImageClassification.from_pretrained(directory, num_labels=3, **loading).eval()
         assert type(classifier).__name__ == "HFCLIPForImageClassification"
         assert classifier(wanted["pixel_values"]).logits.shape == (1, 3)
-        stored = {
-            name: tensor for name, tensor in load_file(directory / "model.safetensors").items() if "vision" in name
-        }
+        weights = load_file(cached_file(str(directory), "model.safetensors"))  # of a folder or the Hub
+        stored = {name: tensor for name, tensor in weights.items() if "vision" in name}
         loaded = classifier.state_dict()
         tower = [name for name in loaded if name.startswith("vision_model.")]
         assert tower
