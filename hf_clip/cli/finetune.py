@@ -194,12 +194,12 @@ def finetune(
 
     given = read_templates(templates) if templates else None
     columns = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
-    given_columns = {name: column for name, column in columns.items() if column is not None}
     schemes = {"allow_schemes": allow_scheme or ()}
-    dataset = PairDataset(read_rows(data, **given_columns, **schemes), templates=given, seed=seed)
+    reading = {name: column for name, column in columns.items() if column is not None} | schemes
+    dataset = PairDataset(read_rows(data, **reading), templates=given, seed=seed)
     if given and not any(row.label is not None for row in dataset.rows):
         raise CommandError(f"--templates are prompts for labels, but {data} has captions: leave them out")
-    held = read_rows(eval_data[0], **given_columns, **schemes) if eval_data else None
+    held = read_rows(eval_data[0], **reading) if eval_data else None
     watched = watched_sets(watch or [], given, schemes)
     labeled = held is not None and not any(row.texts for row in held)
     if held is not None and labeled:

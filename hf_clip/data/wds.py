@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ..utils.text import first_line
 from .read import tar_rows
 from .rows import DataError, Rows
 
@@ -45,8 +46,8 @@ def find_wds(
             repository, repo_type="dataset", revision=revision, allow_patterns=[f"{split}/*", *BESIDE]
         )
     except (OSError, ValueError) as error:  # the Hub's errors are OSErrors
-        first = str(error).strip().splitlines()[0]
-        raise DataError(f"cannot download {repository} ({first}): keep {wds_name(dataset)} below a root") from error
+        reason = first_line(error)
+        raise DataError(f"cannot download {repository} ({reason}): keep {wds_name(dataset)} below a root") from error
     return Path(folder)
 
 

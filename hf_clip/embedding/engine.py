@@ -2,8 +2,8 @@
 
 ImageSource ---- Pending ---- executor ---- EmbeddingStore
 (data/)          (is new)     |             (one file, or a directory of parts)
-+- run_here: images.py, in this process
-+- run_on_ray: callables.py, on a cluster
+                              +- run_here: images.py, in this process
+                              +- run_on_ray: callables.py, on a cluster
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping

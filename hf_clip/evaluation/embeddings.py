@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.images import UnreadableImageError
 from ..data.rows import DataError, Row, Rows
 from ..data.sources import ImageSource
 from ..embedding.engine import EmbedOptions, Pending, embed_source, run_here
+from ..embedding.features import collect
 from ..embedding.files import FileStore
 from ..embedding.identity import SAME_PRECISION, store_settings
 from ..embedding.images import iter_image_embeds
@@ -81,13 +81,8 @@ def image_embeds(
     encoder = model if projected else BeforeProjection(model)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "normalize": normalize}
     if store is None or any(row.image.version is None for row in rows):
-        images = (row.image for row in rows)
-        with tqdm(desc="images", total=len(rows), unit="image", delay=2) as bar:
-            parts = []
-            for items, embeds in iter_image_embeds(encoder, processor, images, **options):
-                parts.append(embeds)
-                bar.update(len(items))
-        embeds = torch.cat(parts)
+        batches = iter_image_embeds(encoder, processor, (row.image for row in rows), **options)
+        embeds = collect((part for _, part in batches), "image", len(rows))
     else:
         embeds = _stored(encoder, processor, rows, Path(store), options)
     check_finite(f"the embeddings of {rows.name}", embeds)
@@ -118,8 +113,9 @@ def readable_image_embeds(
     embeds = [embeds for _, embeds in batches]
     if not embeds:
         raise DataError(f"no image of {rows.name} can be read: check the paths of the data set")
-    check_finite(f"the embeddings of {rows.name}", torch.cat(embeds))
-    return replace(rows, rows=found), torch.cat(embeds)
+    joined = torch.cat(embeds)
+    check_finite(f"the embeddings of {rows.name}", joined)
+    return replace(rows, rows=found), joined
 
 
 def _readable(rows: Rows, found: list[Row]) -> Iterator[Any]:

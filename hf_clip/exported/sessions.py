@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..utils.packages import require
+from ..utils.text import first_line
 
 Session = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
@@ -41,7 +42,7 @@ def open_onnx(file: Path, device: torch.device) -> Session:
         session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     except Exception as error:  # onnxruntime has its own classes, below Exception
         raise ValueError(
-            f"{file} cannot be opened ({_first_line(error)}): copy it with its _data, or export again"
+            f"{file} cannot be opened ({first_line(error)[:200]}): copy it with its _data, or export again"
         ) from error
     return lambda inputs: session.run(None, dict(inputs))[0]
 
@@ -73,14 +74,10 @@ def open_openvino(file: Path, device: torch.device) -> Session:
         compiled = core.compile_model(str(file), name, settings)
     except RuntimeError as error:
         raise ValueError(
-            f"{file} cannot be opened ({_first_line(error)}): copy it with its .bin, or export again"
+            f"{file} cannot be opened ({first_line(error)[:200]}): copy it with its .bin, or export again"
         ) from error
     # threads may share the model: an inference request holds the buffers of one call
     return lambda inputs: compiled.create_infer_request().infer(dict(inputs))[0].copy()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 OPEN = {"onnx": open_onnx, "openvino": open_openvino}

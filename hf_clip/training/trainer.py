@@ -281,9 +281,12 @@ class CLIPTrainer(Trainer):
     def _all_unreadable(self, inputs: Mapping[str, Tensor]) -> bool:
         """Return True if no process has a readable image in its batch, which then trains nothing."""
         valid = inputs.get("valid")
-        if valid is None or (not self.args.world_size > 1 and bool(valid.any())):
+        if valid is None:
             return False
-        return not bool(self.accelerator.reduce(valid.sum(), "sum")) if self.args.world_size > 1 else True
+        count = valid.sum()
+        if self.args.world_size > 1:
+            count = self.accelerator.reduce(count, "sum")
+        return not bool(count)
 
     def _class_prompts(self, step: int) -> Tensor:
         data = self.train_dataset

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from .files import replacing
 from .packages import MissingPackageError, install_command
+from .text import first_line
 
 
 class Place(NamedTuple):
@@ -54,8 +55,9 @@ def reaching(place: Place) -> Iterator[None]:
     except Exception as error:
         if place.is_local or (isinstance(error, OSError | ValueError) and not isinstance(error, PermissionError)):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConnectionError(f"cannot reach {place} ({reason}): check its address and your credentials") from error
+        raise ConnectionError(
+            f"cannot reach {place} ({first_line(error)}): check its address and your credentials"
+        ) from error
 
 
 @contextmanager
