@@ -51,7 +51,7 @@ def address(repositories, index):
 def client(address):
     from gradio_client import Client
 
-    return Client(address, verbose=False)
+    return Client(address, verbose=False, httpx_kwargs={"timeout": 120})  # fifty at once on a busy machine
 
 
 @pytest.fixture

@@ -45,15 +45,21 @@ def test_found_rows_are_ranked_by_the_stored_ones():
     assert np.array_equal(scores, expected[0])
 
 
+def test_threads_hide_no_row_from_a_search():
+    rows, queries = two_cones(3000, 1, 32)
+    for _ in range(3):  # without care, more than half of such graphs hide some
+        assert len(set(built(rows).search(queries[0], len(rows)).keys)) == len(rows)
+
+
 def test_a_graph_opened_again_grows_by_what_is_new(tmp_path):
     rows = two_cones(600, 1, 32)[0]
     built(rows[:500]).save(str(tmp_path / "graph"))
     tree = graph.open_graph(tmp_path / "graph", copy=True)
     added = []
     add = tree.add
-    tree.add = lambda keys, rows: added.append(len(keys)) or add(keys, rows)
+    tree.add = lambda keys, rows, **how: added.append(len(keys)) or add(keys, rows, **how)
     graph.grow(tree, rows)
-    assert added == [100]
+    assert added[0] == 100
     assert len(tree) == 600
 
 
