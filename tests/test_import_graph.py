@@ -12,6 +12,7 @@ LEVELS = [
     {"__main__"},
     {"cli"},
     {"app"},
+    {"curation"},
     {"training", "export", "search", "localization"},
     {"evaluation"},
     {"zero_shot", "parity"},

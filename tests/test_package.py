@@ -147,6 +147,7 @@ def test_every_verb_runs_from_the_wheel(installed, archives, family, tmp_path):
     shutil.copytree(tmp_path / "photos", tmp_path / "classes" / "a_gradient")
     for label in ("a ball", "a box"):
         shutil.copytree(tmp_path / "photos", tmp_path / "pairs" / label)
+    (tmp_path / "pairs.csv").write_text("image,text\nphotos/photo.png,a ball\n")
     archive = archives[family]
 
     def run(*arguments: str | Path) -> str:
@@ -161,6 +162,8 @@ def test_every_verb_runs_from_the_wheel(installed, archives, family, tmp_path):
         "verify": ["clip", "--original", archive, "--trust-original"],
         "classify": ["photos", "--labels", LABELS, "--model", "clip", "--plot", "scores.png"],
         "embed": ["photos", "--output", "features.safetensors", "--model", "clip"],
+        "filter": ["pairs.csv", "--model", "clip", "--output", "filtered", "--min-score", "-1"],
+        "dedup": ["photos", "--model", "clip", "--output", "unique"],
         "finetune": ["pairs", "--model", "clip", "--output", "tuned", "--epochs", "1", "--batch-size", "2"],
         "merge": ["clip", "tuned", "--output", "merged"],
         "evaluate": ["zero-shot", "classes", "--model", "clip", "--prompts", "imagenet1k"],

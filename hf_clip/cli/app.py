@@ -13,6 +13,7 @@ from ..utils.files import exit_on_signals
 from ..utils.text import say
 from .classify import classify
 from .convert import convert
+from .curate import dedup, filter_by_score
 from .embed import embed
 from .evaluate import COMMANDS as EVALUATE
 from .export import export
@@ -34,6 +35,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "index": index,
     "search": search,
     "duplicates": duplicates,
+    "filter": filter_by_score,
+    "dedup": dedup,
     "export": export,
     "finetune": finetune,
     "merge": merge,

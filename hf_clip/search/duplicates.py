@@ -61,6 +61,24 @@ def find_duplicates(
     return _groups(rows, chosen, leaders)
 
 
+def repeated_rows(rows: np.ndarray, threshold: float, order: Sequence[int]) -> np.ndarray:
+    """Return the rows (R,) whose cosine with a row before them reaches `threshold`, whether that one is kept or not.
+
+    This is SemDeDup's rule: a chain of near rows leaves its first one alone, where `find_duplicates` compares each with
+    one that is kept.
+
+    Args:
+        rows: Unit vectors (N, dim).
+        threshold: The least cosine.
+        order: Row numbers by preference, the ones to keep first.
+    """
+    chosen = np.asarray(order, np.int64)
+    ranked, repeated = _Ranked(rows, chosen), np.zeros(len(chosen), bool)
+    for _, others in _pairs(ranked, threshold, np.full(len(chosen), -1)):
+        repeated[others] = True
+    return chosen[repeated]
+
+
 class _Ranked:
     """Rows in the order of preference; places are positions in this order."""
 
@@ -220,4 +238,11 @@ def preferred_order(facts: Sequence[FileFacts]) -> list[int]:
     return chosen
 
 
-__all__ = ["DuplicateGroup", "FileFacts", "find_duplicates", "preferred_order", "read_file_facts"]
+__all__ = [
+    "DuplicateGroup",
+    "FileFacts",
+    "find_duplicates",
+    "preferred_order",
+    "read_file_facts",
+    "repeated_rows",
+]

@@ -28,6 +28,8 @@ VERBS = {
     "index": ("index K -o out", ("embeddings",)),
     "search": ("search K ball", ("index",)),
     "duplicates": ("duplicates K", ("index",)),
+    "filter": ("filter K -o out --top 0.5", ("embeddings",)),
+    "dedup": ("dedup K -o out", ("embeddings",)),
 }
 PATHS = {kind: kind for kind in KINDS} | {"checkpoint": "checkpoint.pt"}
 

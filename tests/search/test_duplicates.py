@@ -7,7 +7,7 @@ from PIL import Image
 from benchmarks.vectors import two_cones, unit
 from hf_clip.data.images import ImageRef
 from hf_clip.search import exact
-from hf_clip.search.duplicates import find_duplicates, preferred_order, read_file_facts
+from hf_clip.search.duplicates import find_duplicates, preferred_order, read_file_facts, repeated_rows
 
 
 def greedy(rows: np.ndarray, threshold: float) -> dict[int, list[int]]:
@@ -49,6 +49,20 @@ def test_a_graph_finds_the_same_groups():
 
 def test_without_duplicates_there_is_no_group():
     assert find_duplicates(np.eye(5, dtype=np.float32), 0.9) == []
+
+
+@pytest.mark.parametrize("block_values", [32, 500, 1 << 20])
+def test_repeated_rows_have_any_row_before_them(block_values, monkeypatch):
+    monkeypatch.setattr(exact, "BLOCK_VALUES", block_values)
+    rows, order = with_repeats(60), np.random.default_rng(3).permutation(150)
+    cosines = np.triu(rows[order] @ rows[order].T, 1)
+    assert set(repeated_rows(rows, 0.97, order)) == set(order[cosines.max(0) >= 0.97])
+
+
+def test_a_chain_leaves_its_first_row():
+    angles = np.arange(6) * np.arccos(0.985)
+    rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    assert repeated_rows(rows, 0.98, range(6)).tolist() == [1, 2, 3, 4, 5]
 
 
 def test_of_a_chain_only_the_images_near_the_keeper_are_its_copies():

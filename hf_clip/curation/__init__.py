@@ -1,0 +1,1 @@
+"""Curation of collections: filters, deduplication, and labels that may be wrong."""
