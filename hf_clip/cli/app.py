@@ -11,6 +11,7 @@ import typer
 from ..openai.errors import DownloadError
 from ..utils.files import exit_on_signals
 from ..utils.text import say
+from .calibrate import calibrate
 from .classify import classify
 from .convert import convert
 from .curate import dedup, filter_by_score
@@ -31,6 +32,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "to-openai": to_openai,
     "verify": verify,
     "classify": classify,
+    "calibrate": calibrate,
     "embed": embed,
     "index": index,
     "search": search,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,11 +18,14 @@ from . import common
 from .common import CommandError
 from .options import (
     AsJson,
+    Background,
     BatchSize,
     ComputeDType,
     Device,
+    Each,
     Force,
     ModelId,
+    NoneOfThese,
     Optimize,
     Precision,
     Strict,
@@ -30,7 +33,12 @@ from .options import (
     Workers,
 )
 
+if TYPE_CHECKING:
+    from ..zero_shot.decisions import Decision
+    from ..zero_shot.head import Mode
+
 MAX_DRAWN = 64
+NOTHING = "none of these"
 
 
 def classify(
@@ -45,7 +53,10 @@ def classify(
     labels: Annotated[
         str,
         typer.Option(
-            "--labels", "-l", metavar="A,B,C|FILE", help="Labels with commas between, or a file of one a line."
+            "--labels",
+            "-l",
+            metavar="A,B,C|FILE",
+            help="Labels with commas between, a file of one a line, or a .safetensors of hf-clip calibrate.",
         ),
     ],
     model: ModelId,
@@ -57,6 +68,17 @@ def classify(
             metavar="TEXT|FILE",
             help="The sentence around a label, {} in its place, or a file of one a line. Several, in a file or by "
             "giving the option again, are averaged (default: a photo of a {}.).",
+        ),
+    ] = None,
+    none: NoneOfThese = False,
+    each: Each = False,
+    background: Background = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="The least score with which a label is taken (default: the calibrated one, else 0.5 with --each).",
         ),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels to show for each image.")] = 5,
@@ -76,17 +98,26 @@ def classify(
 ) -> None:
     """Label images with your own words; each line appears as soon as its image is scored.
 
-    Scores are probabilities over all labels, so one label alone scores 100 % whatever the image shows. Unreadable
-    images are listed on standard error. With --json, a line has the image, and its labels with their scores.
+    Scores are probabilities over all labels, so one label alone scores 100 % whatever the image shows, unless --none or
+    --each is given. Unreadable images are listed on standard error. With --json, a line has the image, its labels with
+    their scores, the decision, its margin and the reason.
 
     Example: hf-clip classify photos --labels "a cat,a dog" --model ViT-B/32
     """
     check_plot(plot, force)
-    label_list = read_labels(labels)
+    saved = Path(labels) if labels.endswith(".safetensors") else None
+    mode = mode_of(none, each)
+    options: dict[str, Any] = {} if templates is None else {"templates": read_templates(templates)}
+    if background is not None:
+        if mode == "one":
+            raise CommandError("--background has no effect by itself: pass --none or --each with it")
+        options["background"] = read_labels(background)
+    if saved is not None and (options or mode != "one"):
+        raise CommandError(f"{saved} has its own templates and mode: leave --templates, --none and --each off")
+    label_list = [] if saved is not None else read_labels(labels)
     check_split_labels(images, label_list)
     if twice := [label for label, count in Counter(label_list).items() if count > 1]:
         raise CommandError(f"labels are given twice: {', '.join(twice[:10])}")
-    template_list = None if templates is None else read_templates(templates)
     paths = expand(images) if "-" in images else list(expand(images))
 
     from tqdm import tqdm
@@ -94,21 +125,25 @@ def classify(
     from ..zero_shot.classifier import ZeroShotClassifier
 
     loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
-    given = {} if template_list is None else {"templates": template_list}
-    classifier = ZeroShotClassifier(loaded, processor, label_list, **given)
+    if saved is not None:
+        classifier = ZeroShotClassifier.load(saved, loaded, processor)
+    else:
+        classifier = ZeroShotClassifier(loaded, processor, label_list, mode=mode, **options)
+    has_choice = classifier.head.mode != "one" or bool(classifier.head.least_scores(threshold).any())
     skipped, drawn, count = common.Skipped(), [], 0
-    results = classifier.stream(
-        paths, top_k, batch_size=batch_size, workers=workers, on_error=None if strict else skipped.add
+    on_error = None if strict else skipped.add
+    results = classifier.decisions(
+        paths, top_k, threshold=threshold, batch_size=batch_size, workers=workers, on_error=on_error
     )
     total = len(paths) if isinstance(paths, list) else None
     # on a terminal the results themselves show the progress, and a log needs no bar (None)
     with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty() or None) as bar:
-        for path, answers in results:
-            say(json.dumps({"image": path, "labels": answers}) if as_json else describe(path, answers))
+        for path, decision in results:
+            say(json.dumps(decision_object(path, decision)) if as_json else describe(path, decision, has_choice))
             count += 1
             bar.update()
             if plot is not None and len(drawn) < MAX_DRAWN:
-                drawn.append((path, answers))
+                drawn.append((path, decision.scores))
     skipped.summarize(count)
     if plot is not None:
         draw(drawn, plot, count)
@@ -123,9 +158,22 @@ def draw(results: list[tuple[str, list[dict[str, Any]]]], output: Path, count: i
     say(f"drawn: {output}{note}", err=True)
 
 
-def describe(path: str, answers: list[dict[str, Any]]) -> str:
-    """Return one line for one image."""
-    return f"{path}: " + ", ".join(f"{answer['label']} {answer['score']:.1%}" for answer in answers)
+def describe(path: str, decision: "Decision", has_choice: bool) -> str:
+    """Return one line for one image; it begins with the labels that are taken if that is a choice."""
+    scores = ", ".join(f"{answer['label']} {answer['score']:.1%}" for answer in decision.scores)
+    taken = ", ".join(map(str, decision.labels)) or NOTHING
+    return f"{path}: {taken}  ({scores})" if has_choice else f"{path}: {scores}"
+
+
+def decision_object(path: str, decision: "Decision") -> dict[str, Any]:
+    """Return the JSON object of one image."""
+    return {
+        "image": path,
+        "labels": decision.scores,
+        "decision": decision.labels,
+        "margin": decision.margin,
+        "reason": decision.reason,
+    }
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -150,6 +198,13 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
             yield from found
         else:
             yield argument
+
+
+def mode_of(none: bool, each: bool) -> "Mode":
+    """Return the mode of a classifier that --none and --each ask for."""
+    if none and each:
+        raise CommandError("--none and --each are both given: with --each an image may show none of the labels")
+    return "any" if none else "each" if each else "one"
 
 
 def read_labels(argument: str) -> list[str]:

@@ -96,5 +96,16 @@ AllowScheme = Annotated[
         "outside of its folder. Repeatable.",
     ),
 ]
+NoneOfThese = Annotated[
+    bool, typer.Option("--none", help="Add the answer 'none of these': a text of the background fits better.")
+]
+Each = Annotated[bool, typer.Option("--each", help="Score each label by itself: an image may show several, or none.")]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C|FILE",
+        help="With --none or --each: what else images may show (default: object, things, stuff, texture).",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line.")]

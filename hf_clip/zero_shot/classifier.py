@@ -1,43 +1,49 @@
 """Zero-shot classification with any CLIP, ours or transformers' own; labels are encoded once (paper section 3.1)."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from ..embedding.features import collect
-from ..embedding.identity import OtherModelError, name_of, same_model, text_probe
 from ..embedding.images import OnError, count_images, image_features
 from ..loading import load_clip
-from ..utils.files import replacing
-from .prompts import TEMPLATE, as_labels, as_templates, embed_labels, warn_of_one_label
-from .scoring import check_model, ranked, zero_shot_logits
-
-CLASSES_FORMAT = "hf_clip class embeddings 1"
+from .calibration import calibrate_head, targets_of
+from .decisions import Decision, decide
+from .head import CANONICAL_TEXTS, Calibration, ClassifierHead, Mode, load_head, make_head
+from .prompts import TEMPLATE
+from .scoring import check_model, ranked
 
 
 class ZeroShotClassifier:
     """Score images against labels that are embedded once, when the classifier is made.
 
     Embeddings and logits are float32 whatever the model computes in. A repeated label gets a score at each of its
-    places, as in the stock pipeline. With one label alone every score is 1, and a warning says so.
+    places, as in the stock pipeline.
+
+    The mode says what a score means:
+
+    - "one": the probability that of all labels this one fits; they sum to 1 whatever the image shows. With one label
+      alone every score is 1, and a warning says so.
+    - "any": the same with one answer more, "none of these": that a text of the background fits.
+    - "each": the probability that the image shows this label, whatever else it shows.
+
+    Probabilities are as good as the model's until `calibrate` has seen labeled images.
 
     Args:
         model: A CLIP of both towers, of this package or transformers' own, in evaluation mode.
         processor: Its processor.
         labels: The classes, in any iterable.
         templates: One or several texts with `{}` for the label; several are averaged as in the paper's section 3.1.4.
+        mode: What scores mean: "one", "any" or "each".
+        background: What else an image may show, for the modes "any" and "each"; put into the templates as labels are.
         class_embeds: Known embeddings of the labels, (labels, projection_dim), of length 1.
 
     Raises:
         TypeError: The model scores in another way than CLIP.
-        ValueError: There are no labels, or a template has no `{}`.
+        ValueError: There are no labels, a template has no `{}`, or a text of the background is a label.
 
     Example:
         >>> classifier = ZeroShotClassifier(model, processor, ["cat", "dog"])
@@ -51,15 +57,42 @@ class ZeroShotClassifier:
         labels: Iterable[str],
         templates: str | Iterable[str] = TEMPLATE,
         *,
+        mode: Mode = "one",
+        background: Iterable[str] = CANONICAL_TEXTS,
         class_embeds: torch.Tensor | None = None,
     ):
         check_model(model)
         self.model, self.processor = model, processor
-        self.labels, self.templates = as_labels(labels), as_templates(templates)
-        warn_of_one_label(self.labels)
-        if class_embeds is None:
-            class_embeds = embed_labels(model, processor, self.labels, self.templates)
-        self.class_embeds = class_embeds.to(model.device)
+        head = make_head(model, processor, labels, templates, mode, background, class_embeds)
+        self.head = head.to(model.device)
+
+    @classmethod
+    def from_head(cls, model: PreTrainedModel, processor: Any, head: ClassifierHead) -> "ZeroShotClassifier":
+        """Make a classifier of a head, such as one that was fitted to labeled images."""
+        check_model(model)
+        classifier = cls.__new__(cls)
+        classifier.model, classifier.processor, classifier.head = model, processor, head.to(model.device)
+        return classifier
+
+    @property
+    def labels(self) -> list[Any]:
+        """Return the labels."""
+        return self.head.labels
+
+    @property
+    def templates(self) -> list[str]:
+        """Return the templates."""
+        return self.head.templates
+
+    @property
+    def class_embeds(self) -> torch.Tensor:
+        """Return the embeddings of the labels (labels, projection_dim)."""
+        return self.head.class_embeds
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Return the calibration with its `report`; None before `calibrate`."""
+        return self.head.calibration
 
     @classmethod
     def from_pretrained(
@@ -67,6 +100,9 @@ class ZeroShotClassifier:
         source: str | os.PathLike,
         labels: Iterable[str],
         templates: str | Iterable[str] = TEMPLATE,
+        *,
+        mode: Mode = "one",
+        background: Iterable[str] = CANONICAL_TEXTS,
         **loading: Any,
     ) -> "ZeroShotClassifier":
         """Load the model and its processor by `load_clip`, and make the classifier.
@@ -75,69 +111,83 @@ class ZeroShotClassifier:
             source: One of the nine names, a checkpoint file, a folder, or a Hub id.
             labels: The classes.
             templates: One or several texts with `{}` for the label.
+            mode: What scores mean: "one", "any" or "each".
+            background: What else an image may show, for the modes "any" and "each".
             **loading: Other options of `load_clip`: `device`, `dtype`, `optimize`, `revision` and so on.
         """
         model, processor = load_clip(source, **loading)
-        return cls(model, processor, labels, templates)
+        return cls(model, processor, labels, templates, mode=mode, background=background)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> "ZeroShotClassifier":
-        """Read class embeddings that `save` wrote.
+        """Read a classifier that `save` wrote, with its mode and calibration.
 
         Raises:
             OtherModelError: Another model made the embeddings.
-            ValueError: The file holds no class embeddings.
+            ValueError: The file holds no class embeddings, or is damaged.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != CLASSES_FORMAT:
-                    raise ValueError(f"{path} holds no class embeddings: write it with ZeroShotClassifier.save")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
-        same_precision = metadata["dtype"] == str(model.dtype)
-        if not same_model(text_probe(model, processor), tensors["probe"], same_precision):
-            raise OtherModelError(
-                f"the class embeddings in {path} were made by another model, {metadata['model']!r}, than "
-                f"{name_of(model)!r}: make them again"
-            )
-        labels, templates = json.loads(metadata["labels"]), json.loads(metadata["templates"])
-        return cls(model, processor, labels, templates, class_embeds=tensors["class_embeds"])
+        return cls.from_head(model, processor, load_head(path, model, processor))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write class embeddings, labels and templates as safetensors.
+        """Write class embeddings, labels, templates, mode and calibration as safetensors.
 
         The embedding of a fixed text goes with them: `load` tells by it whether the model is the same.
         """
-        path = Path(path)
-        tensors = {
-            "class_embeds": self.class_embeds.cpu().contiguous(),
-            "probe": text_probe(self.model, self.processor),
-        }
-        metadata = {
-            "format": CLASSES_FORMAT,
-            "labels": json.dumps(self.labels),
-            "templates": json.dumps(self.templates),
-            "model": name_of(self.model),
-            "dtype": str(self.model.dtype),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as work:
-            save_file(tensors, work, metadata)
+        self.head.save(path, self.model, self.processor)
+
+    def calibrate(
+        self,
+        images: Any,
+        labels: Iterable[Any],
+        *,
+        precision: float | None = None,
+        recall: float | None = None,
+        batch_size: int = 16,
+        workers: int | None = None,
+    ) -> "ZeroShotClassifier":
+        """Return a classifier whose scores, and thresholds if wanted, are calibrated by labeled images.
+
+        Probabilities of the result are as often right as they say, on images like these. This classifier stays as it
+        is. `calibration.report` of the result holds what was measured, and sentences about what so many images cannot
+        tell.
+
+        Args:
+            images: Images, as `embed_images` takes them.
+            labels: What each shows: a label; in the modes "any" and "each" also None, or "none of these", for none of
+                the labels; and in "each" also a list of labels. A label that is not listed counts as absent.
+            precision: Choose thresholds at which this share of the labels given is right.
+            recall: Choose thresholds at which this share of labels is found; give only one of the two.
+            batch_size: Images per pass through the model.
+            workers: Threads that read images.
+
+        Raises:
+            ValueError: The labels do not fit the images or the mode, or thresholds cannot be reached.
+
+        Example:
+            >>> calibrated = classifier.calibrate(["one.jpg", "two.jpg"], ["cat", "dog"], precision=0.95)
+            >>> calibrated.save("pets.safetensors")
+        """
+        targets = targets_of(self.labels, labels)
+        evidence = self._evidence(images, batch_size, workers)
+        head = calibrate_head(self.head.to("cpu"), evidence, targets, precision=precision, recall=recall)
+        return self.from_head(self.model, self.processor, head)
 
     def __call__(
         self, images: Any, top_k: int | None = 5, *, batch_size: int = 16, workers: int | None = None
     ) -> list[list[dict[str, Any]]]:
         """Rank the labels of each image, the best `top_k` or all, as `{"label", "score"}` with probabilities."""
         return [
-            ranked(logits, self.labels, top_k) for logits in self.logits(images, batch_size=batch_size, workers=workers)
+            ranked(scores, self.head.columns, top_k)
+            for scores in self.scores(images, batch_size=batch_size, workers=workers)
         ]
 
     def logits(self, images: Any, *, batch_size: int = 16, workers: int | None = None) -> torch.Tensor:
-        """Compute scores (images, labels), float32 on the CPU; their softmax over the labels are probabilities."""
-        batches = self._logits(images, batch_size, workers)
-        return collect((logits for _, logits in batches), "image", count_images(images))
+        """Compute logits (images, labels), float32 on the CPU; in the mode "one" their softmax are probabilities."""
+        return self._evidence(images, batch_size, workers)[:, : len(self.labels)]
+
+    def scores(self, images: Any, *, batch_size: int = 16, workers: int | None = None) -> torch.Tensor:
+        """Compute probabilities (images, labels), float32 on the CPU; "none of these" is one more column in "any"."""
+        return self.head.scores(self._evidence(images, batch_size, workers))
 
     def stream(
         self,
@@ -152,14 +202,50 @@ class ZeroShotClassifier:
 
         `iter_image_embeds` describes `images` and `on_error`.
         """
-        for items, logits in self._logits(images, batch_size, workers, on_error):
-            for item, row in zip(items, logits, strict=True):
-                yield item, ranked(row, self.labels, top_k)
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_error": on_error}
+        for item, decision in self.decisions(images, top_k, **options):
+            yield item, decision.scores
 
-    def _logits(self, images: Any, batch_size: int, workers: int | None, on_error: OnError | None = None) -> Iterator:
+    def decisions(
+        self,
+        images: Any,
+        top_k: int | None = 5,
+        *,
+        threshold: float | None = None,
+        batch_size: int = 16,
+        workers: int | None = None,
+        on_error: OnError | None = None,
+    ) -> Iterator[tuple[Any, Decision]]:
+        """Yield each image as it was passed, and the decision about it, in order, as images arrive.
+
+        Args:
+            images: Images, as `iter_image_embeds` takes them.
+            top_k: How many scores a decision lists.
+            threshold: The least score with which a label is taken: what `calibrate` found, else 0.5 in the mode "each"
+                and 0 in the others, unless given.
+            batch_size: Images per pass through the model.
+            workers: Threads that read images.
+            on_error: As in `iter_image_embeds`.
+
+        Yields:
+            The image and a decision: the labels taken, the scores, the margin and the reason.
+
+        Raises:
+            ValueError: The threshold is no probability.
+        """
+        least = self.head.least_scores(threshold)
+        for items, evidence in self._batches(images, batch_size, workers, on_error):
+            for item, row in zip(items, self.head.scores(evidence), strict=True):
+                yield item, decide(self.head, row, least, top_k)
+
+    def _evidence(self, images: Any, batch_size: int, workers: int | None) -> torch.Tensor:
+        batches = self._batches(images, batch_size, workers)
+        return collect((evidence for _, evidence in batches), "image", count_images(images))
+
+    def _batches(self, images: Any, batch_size: int, workers: int | None, on_error: OnError | None = None) -> Iterator:
         batches = image_features(self.model, self.processor, images, batch_size, workers, on_error=on_error)
         for items, embeds in batches:
-            yield items, zero_shot_logits(self.model, embeds, self.class_embeds).cpu()
+            yield items, self.head.evidence(self.model, embeds).cpu()
 
 
 __all__ = ["ZeroShotClassifier"]

@@ -12,12 +12,17 @@ from transformers import ZeroShotImageClassificationPipeline as StockPipeline
 from transformers.image_utils import load_image
 
 from ..embedding.features import check_list, features
+from ..embedding.identity import OtherModelError
 from ..model.image_processing_hf_clip import naming
 from .cache import ClassEmbeddingCache, cache_key
+from .classifier import ZeroShotClassifier
+from .head import ClassifierHead, load_head
 from .prompts import as_labels, as_templates, embed_labels, warn_of_one_label
-from .scoring import check_model, ranked, zero_shot_logits
+from .scoring import check_model, ranked
 
 STOCK_TEMPLATES = ("This is a photo of {}.",)
+TEXT_OPTIONS = ("hypothesis_template", "tokenizer_kwargs")
+Classifier = str | os.PathLike | ZeroShotClassifier
 
 
 class Numbered(NamedTuple):
@@ -34,6 +39,9 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
     encodes its labels again; only weights written through `.data` go unnoticed, and `cache.clear()` forgets all labels.
     Threads may share a pipeline. Scores equal the stock pipeline's within 1e-5 in float32.
 
+    `classifier=` names a file that `ZeroShotClassifier.save` wrote, or is such a classifier, in place of labels: its
+    mode, templates and calibration hold. Given to `pipeline(...)`, it serves all calls without labels.
+
     Beyond the stock pipeline, `hypothesis_template` may be a list, averaged as in the paper's section 3.1.4, and
     `tokenizer_kwargs` are honored. Use it with any CLIP of both towers, of this package or of transformers.
 
@@ -43,6 +51,7 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
     Raises:
         TypeError: The model scores in another way than CLIP.
         ValueError: There are no images or labels, or a template has no `{}`.
+        OtherModelError: The classifier is of another model.
         OSError: An image cannot be read; the error names its place in the list and its file.
 
     Example:
@@ -57,14 +66,42 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
         check_model(self.model)
         self.cache = ClassEmbeddingCache()
 
-    def __call__(self, image: Any, candidate_labels: Iterable[str], **kwargs) -> Any:
-        candidate_labels = as_labels(candidate_labels, "candidate_labels")
+    def __call__(
+        self,
+        image: Any,
+        candidate_labels: Iterable[str] | None = None,
+        *,
+        classifier: Classifier | None = None,
+        **kwargs,
+    ) -> Any:
         if isinstance(image, list | tuple):
             check_list("images", image)
             image = [Numbered(place, each) for place, each in enumerate(image)]
-        _, forward, _ = self._sanitize_parameters(candidate_labels, **kwargs)
-        class_embeds = self._embed_labels(**{**self._forward_params, **forward})
-        return super().__call__(image, candidate_labels, class_embeds=class_embeds, **kwargs)
+        head = self._head(candidate_labels, classifier, **kwargs)
+        return super().__call__(image, head.labels, head=head, **kwargs)
+
+    def _head(
+        self, candidate_labels: Iterable[str] | None, classifier: Classifier | None, **kwargs: Any
+    ) -> ClassifierHead:
+        """Return a classifier's head, or one of labels that are given in this call."""
+        if classifier is None and candidate_labels is None:
+            classifier = self._forward_params.get("classifier")
+            if classifier is None:
+                raise ValueError("candidate_labels is missing: give labels, or classifier, a file that was saved")
+        if classifier is None:
+            labels = as_labels(candidate_labels or (), "candidate_labels")
+            _, forward, _ = self._sanitize_parameters(labels, **kwargs)
+            chosen = {**self._forward_params, **forward}
+            options = {name: chosen[name] for name in ("templates", "tokenizer_kwargs") if name in chosen}
+            return ClassifierHead(labels, [], self._embed_labels(labels, **options))
+        given = {"candidate_labels": candidate_labels, **kwargs}
+        if both := [name for name in ("candidate_labels", *TEXT_OPTIONS) if given.get(name) is not None]:
+            raise ValueError(f"{both[0]} and classifier, which has its own, are both given: leave one out")
+        if isinstance(classifier, ZeroShotClassifier):
+            if classifier.model is not self.model:
+                raise OtherModelError("classifier has another model object: make it with the model of the pipeline")
+            return classifier.head
+        return load_head(classifier, self.model, self.tokenizer).to(self.model.device)
 
     def _embed_labels(
         self,
@@ -87,22 +124,22 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
         candidate_labels: list[str] | None = None,
         hypothesis_template: str | list[str] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
-        class_embeds: torch.Tensor | None = None,
+        classifier: Classifier | None = None,
+        head: ClassifierHead | None = None,
         **kwargs,
     ) -> tuple[dict, dict, dict]:
         preprocess = {name: value for name, value in kwargs.items() if name == "timeout"}
         forward: dict[str, Any] = {}
-        postprocess: dict[str, Any] = {}
         if candidate_labels is not None:
-            labels = as_labels(candidate_labels, "candidate_labels")
-            forward["candidate_labels"] = postprocess["candidate_labels"] = labels
+            as_labels(candidate_labels, "candidate_labels")
         if hypothesis_template is not None:
             forward["templates"] = as_templates(hypothesis_template)
         if tokenizer_kwargs is not None:
             forward["tokenizer_kwargs"] = tokenizer_kwargs
-        if class_embeds is not None:
-            forward["class_embeds"] = class_embeds
-        return preprocess, forward, postprocess
+        if classifier is not None:
+            forward["classifier"] = classifier
+        given = {} if head is None else {"head": head}
+        return preprocess, forward | given, given
 
     def preprocess(self, image: Any, timeout: float | None = None) -> dict[str, Any]:
         place, image = image if isinstance(image, Numbered) else (None, image)
@@ -115,13 +152,12 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
     def _pixels(self, images: Image.Image | list[Image.Image]) -> BatchFeature:
         return self.image_processor(images=images, return_tensors="pt").to(self.dtype)
 
-    def _forward(self, model_inputs: dict[str, Any], class_embeds: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+    def _forward(self, model_inputs: dict[str, Any], head: ClassifierHead, **_: Any) -> dict[str, torch.Tensor]:
         pixels = self._pixels(**model_inputs) if "images" in model_inputs else model_inputs
-        image_embeds = features(self.model, "image", pixels)
-        return {"logits": zero_shot_logits(self.model, image_embeds, class_embeds)}
+        return {"logits": head.evidence(self.model, features(self.model, "image", pixels))}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor], candidate_labels: list[str]) -> list[dict]:
-        return ranked(model_outputs["logits"][0], candidate_labels)
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], head: ClassifierHead) -> list[dict]:
+        return ranked(head.scores(model_outputs["logits"])[0], head.columns)
 
 
 __all__ = ["ZeroShotImageClassificationPipeline"]

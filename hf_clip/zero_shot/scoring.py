@@ -24,9 +24,9 @@ def zero_shot_logits(model: PreTrainedModel, image_embeds: torch.Tensor, class_e
     return contrastive_logits(image_embeds, class_embeds, logit_scale.float())
 
 
-def ranked(logits: torch.Tensor, labels: Sequence[Any], top_k: int | None = None) -> list[dict[str, Any]]:
-    """Rank `labels` by the softmax of one image's `logits` (labels,); equal scores keep the order of the labels."""
-    scores, places = logits.softmax(-1).sort(descending=True, stable=True)
+def ranked(scores: torch.Tensor, labels: Sequence[Any], top_k: int | None = None) -> list[dict[str, Any]]:
+    """Rank `labels` by one image's `scores` (labels,); equal scores keep the order of the labels."""
+    scores, places = scores.sort(descending=True, stable=True)
     return [
         {"label": labels[place], "score": score}
         for score, place in zip(scores[:top_k].tolist(), places[:top_k].tolist(), strict=True)

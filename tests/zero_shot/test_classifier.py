@@ -1,6 +1,7 @@
 """Zero-shot classification equals the plain path, encodes each text once, and reads images as they are needed."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hf_clip import HFCLIPModel
 from hf_clip.embedding.identity import OtherModelError
 from hf_clip.embedding.images import embed_images
 from hf_clip.embedding.texts import embed_texts
-from hf_clip.zero_shot import classifier as classifier_module
+from hf_clip.zero_shot import head as head_module
 from hf_clip.zero_shot.classifier import ZeroShotClassifier
 from hf_clip.zero_shot.prompts import embed_labels
 
@@ -73,7 +74,7 @@ def test_top_k(tiny, images):
     assert classifier(images, top_k=2) == [answer[:2] for answer in every]
     assert classifier(images, top_k=9) == every
     # equal scores come in the order of the labels, as in the pipeline
-    classifier.class_embeds = classifier.class_embeds[:1].expand(len(LABELS), -1)
+    classifier.head = replace(classifier.head, class_embeds=classifier.class_embeds[:1].expand(len(LABELS), -1))
     assert [row["label"] for row in classifier(images[0], top_k=None)[0]] == LABELS
 
 
@@ -138,7 +139,7 @@ def test_a_failed_save_leaves_what_was_there(tiny, tmp_path, monkeypatch):
         Path(path).write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(classifier_module, "save_file", fail)
+    monkeypatch.setattr(head_module, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         classifier.save(tmp_path / "classes")
     assert [path.name for path in tmp_path.iterdir()] == ["classes"]

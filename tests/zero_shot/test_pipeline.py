@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from transformers import AutoModel, AutoProcessor, SiglipConfig, SiglipModel, pipeline
 from transformers import ZeroShotImageClassificationPipeline as StockPipeline
 
+from hf_clip.embedding.features import features
+from hf_clip.embedding.identity import OtherModelError
 from hf_clip.openai.convert import Layout, convert
 from hf_clip.zero_shot import pipeline as pipeline_module
 from hf_clip.zero_shot.cache import ClassEmbeddingCache, cache_key
@@ -342,3 +344,30 @@ def test_threads_get_the_scores_of_their_own_labels(repositories, family):
             and np.allclose([answer["score"] for answer in one], [answer["score"] for answer in other], atol=1e-6)
         ),
     )
+
+
+@pytest.mark.parametrize("mode", ["one", "any", "each"])
+def test_a_saved_classifier_in_place_of_labels(parts, paths, tmp_path, mode):
+    saved = ZeroShotClassifier(parts["model"], parts["tokenizer"], LABELS, TEMPLATES, mode=mode)
+    saved.save(tmp_path / "saved.safetensors")
+    image = Image.open(paths[0])
+    embeds = features(parts["model"], "image", parts["image_processor"](images=[image], return_tensors="pt"))
+    expected = saved.head.scores(saved.head.evidence(parts["model"], embeds))[0]
+    names = [*LABELS, "none of these"] if mode == "any" else LABELS
+    once = pipeline(TASK, **parts, pipeline_class=ZeroShotImageClassificationPipeline)
+    always = pipeline(
+        TASK, **parts, pipeline_class=ZeroShotImageClassificationPipeline, classifier=tmp_path / "saved.safetensors"
+    )
+    answers = [once(image, classifier=saved), once(image, classifier=tmp_path / "saved.safetensors"), always(image)]
+    for answer in answers:
+        assert {row["label"]: row["score"] for row in answer} == pytest.approx(
+            dict(zip(names, expected.tolist(), strict=True)), abs=1e-6
+        )
+    assert_same(always(image, LABELS), once(image, LABELS))
+    with pytest.raises(ValueError, match="candidate_labels and classifier, which has its own, are both given"):
+        once(image, LABELS, classifier=saved)
+    with pytest.raises(ValueError, match="candidate_labels is missing"):
+        once(image)
+    other = ZeroShotClassifier(copy.deepcopy(parts["model"]), parts["tokenizer"], LABELS)
+    with pytest.raises(OtherModelError, match="classifier has another model object"):
+        once(image, classifier=other)

@@ -1,0 +1,59 @@
+"""Decisions by rows of scores, each with its margin and reason."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .head import ClassifierHead
+from .scoring import ranked
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A decision about one image.
+
+    Args:
+        labels: The labels that are taken: at most one in the modes "one" and "any", any number in "each".
+        scores: The best labels as `{"label", "score"}`, best first; in the mode "any" with "none of these".
+        margin: By how much scores would have to change for another decision, at least 0.
+        reason: One sentence.
+    """
+
+    labels: list[Any]
+    scores: list[dict[str, Any]]
+    margin: float
+    reason: str
+
+
+def decide(head: ClassifierHead, scores: Tensor, least: Tensor, top_k: int | None = 5) -> Decision:
+    """Decide by one image's `scores` (columns,), with the least score of each label (labels,)."""
+    rows = ranked(scores, head.columns, top_k)
+    if head.mode == "each":
+        return _decide_each(head, scores, least, rows)
+    order = scores.argsort(descending=True, stable=True).tolist()
+    best, second = order[0], (order[1] if len(order) > 1 else None)
+    name, score = head.columns[best], scores[best].item()
+    lead = score if second is None else score - scores[second].item()
+    leads = f"{name!r} leads" + ("" if second is None else f" {head.columns[second]!r} by {lead:.2f}")
+    if best == len(head.labels):
+        return Decision([], rows, lead, leads)
+    above = score - least[best].item()
+    if above < 0:
+        return Decision([], rows, -above, f"{name!r} is best with {score:.2f}, its threshold is {least[best]:.2f}")
+    return Decision([name], rows, min(lead, above) if least[best] > 0 else lead, leads)
+
+
+def _decide_each(head: ClassifierHead, scores: Tensor, least: Tensor, rows: list[dict[str, Any]]) -> Decision:
+    above = (scores - least).tolist()
+    taken = [place for place, distance in enumerate(above) if distance >= 0]
+    nearest = min(range(len(above)), key=lambda place: abs(above[place]))
+    side = "above" if above[nearest] >= 0 else "below"
+    reason = (
+        f"{len(taken)} of {len(above)} labels reach their thresholds, the nearest is {head.labels[nearest]!r}, "
+        f"{abs(above[nearest]):.2f} {side}"
+    )
+    return Decision([head.labels[place] for place in taken], rows, abs(above[nearest]), reason)
+
+
+__all__ = ["Decision", "decide"]

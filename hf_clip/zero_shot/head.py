@@ -1,0 +1,306 @@
+"""A classifier without its model: it turns embeddings of images into scores of labels, and has a file format.
+
+A head scores embeddings x of length 1, with the model's logit scale s, as
+
+    logits = s * x @ class_embeds.T + bias + exp(sharpness * (x @ keys.T - 1)) @ values
+
+The last two terms are for heads that were fitted to labeled images; the last is a cache of embedded examples
+(Tip-Adapter, Zhang et al., 2022). Its mode says how logits become scores, and a calibration sharpens or softens them.
+The text `probe` tells by which model the file was made. FORMAT_TENSORS lists all tensors of a file.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..embedding.identity import OtherModelError, name_of, same_model, text_probe
+from ..utils.files import replacing
+from .prompts import TEMPLATE, as_labels, as_templates, embed_labels, warn_of_one_label
+from .scoring import zero_shot_logits
+
+Mode = Literal["one", "any", "each"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+NONE_LABEL = "none of these"
+# "canonical phrases" that a text has to fit better than (LERF, Kerr et al., 2023)
+CANONICAL_TEXTS = ("object", "things", "stuff", "texture")
+CLASSES_FORMAT = "hf_clip class embeddings 2"
+READ_FORMATS = ("hf_clip class embeddings 1", CLASSES_FORMAT)  # 1 has neither mode nor calibration
+HEAD_TENSORS = ("class_embeds", "background_embeds", "bias", "keys", "values")
+CALIBRATION_TENSORS = ("offsets", "thresholds", "conformal_scores", "conformal_places")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Corrections of the scores of a head, learned from labeled images.
+
+    Args:
+        temperature: Logits are divided by it.
+        background_weight: The share of the background that is subtracted in the mode "each".
+        offsets: Added after the division (columns,).
+        thresholds: The least score of each label (labels,) with which it is taken; the mode's default unless given.
+        conformal_scores: How strange the right column of each labeled image was, 1 minus its uncalibrated probability
+            (images,); empty in the mode "each".
+        conformal_places: The right column of each (images,).
+        report: What was measured: see `hf_clip.zero_shot.calibration.calibrate_head`.
+    """
+
+    temperature: float
+    background_weight: float
+    offsets: Tensor
+    thresholds: Tensor | None
+    conformal_scores: Tensor
+    conformal_places: Tensor
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClassifierHead:
+    """Labels, their embeddings, and how logits become scores.
+
+    Args:
+        labels: The classes.
+        templates: The prompts around them.
+        class_embeds: (labels, dim); of length 1 where they are embeddings of texts.
+        mode: "one", "any" or "each", as in `ZeroShotClassifier`.
+        background: What else an image may show, in the modes "any" and "each".
+        background_embeds: (background, dim) of length 1, else None.
+        bias: (labels,), or None.
+        keys: Embeddings of cached examples (examples, dim), or None.
+        values: What each example adds to each label (examples, labels), or None.
+        sharpness: How fast an example's part falls with its distance.
+        calibration: What labeled images told about the scores, or None.
+    """
+
+    labels: list[Any]
+    templates: list[str]
+    class_embeds: Tensor
+    mode: Mode = "one"
+    background: list[str] = field(default_factory=list)
+    background_embeds: Tensor | None = None
+    bias: Tensor | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    sharpness: float = 1.0
+    calibration: Calibration | None = None
+
+    @property
+    def columns(self) -> list[Any]:
+        """Return the name of each score: the labels and, in the mode "any", NONE_LABEL."""
+        return [*self.labels, NONE_LABEL] if self.mode == "any" else self.labels
+
+    @torch.no_grad()
+    def logits(self, model: PreTrainedModel, image_embeds: Tensor) -> Tensor:
+        """Compute the logits (images, labels), float32, of embeddings of length 1."""
+        logits = zero_shot_logits(model, image_embeds, self.class_embeds)
+        if self.bias is not None:
+            logits = logits + self.bias.to(logits)
+        if self.keys is not None and self.values is not None:
+            likeness = image_embeds @ self.keys.to(image_embeds).T
+            logits = logits + torch.exp(self.sharpness * (likeness - 1)) @ self.values.to(logits)
+        return logits
+
+    @torch.no_grad()
+    def evidence(self, model: PreTrainedModel, image_embeds: Tensor) -> Tensor:
+        """Compute the logits and, in "any" and "each", that of the background as a last column.
+
+        For "any" that is the logarithm of the sum over the background, each text of which is then a class of its own
+        (NegLabel, Jiang et al., 2024); for "each" it is their maximum.
+        """
+        logits = self.logits(model, image_embeds)
+        if self.background_embeds is None:
+            return logits
+        background = zero_shot_logits(model, image_embeds, self.background_embeds)
+        joined = background.logsumexp(-1) if self.mode == "any" else background.max(-1).values
+        return torch.cat([logits, joined[:, None]], 1)
+
+    def scores(self, evidence: Tensor) -> Tensor:
+        """Turn evidence into probabilities (images, columns): over all columns, or in "each" of each label by itself.
+
+        Without calibration, "each" gives the smallest probability of the label beside one text of the background (the
+        relevancy of LERF, Kerr et al., 2023).
+        """
+        known = self.calibration
+        if known is None:
+            return probabilities(evidence, self.mode)
+        return probabilities(evidence, self.mode, known.temperature, known.background_weight, known.offsets)
+
+    def least_scores(self, threshold: float | None = None) -> Tensor:
+        """Return the least score (labels,) with which each label is taken: `threshold`, or those of the calibration."""
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold:g}: give a probability, from 0 to 1")
+        if threshold is None and self.calibration is not None and self.calibration.thresholds is not None:
+            return self.calibration.thresholds
+        default = 0.5 if self.mode == "each" else 0.0
+        return torch.full((len(self.labels),), default if threshold is None else threshold)
+
+    def to(self, device: Any) -> "ClassifierHead":
+        """Return the head with its embeddings on another device."""
+        tensors = {name: getattr(self, name) for name in HEAD_TENSORS}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
+
+    def save(self, path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> None:
+        """Write the head as safetensors, with the embedding of a fixed text, by which `load_head` knows the model."""
+        path = Path(path)
+        tensors = {name: getattr(self, name) for name in HEAD_TENSORS} | {"probe": text_probe(model, processor)}
+        metadata = {
+            "format": CLASSES_FORMAT,
+            "labels": json.dumps(self.labels),
+            "templates": json.dumps(self.templates),
+            "mode": self.mode,
+            "background": json.dumps(self.background),
+            "sharpness": repr(self.sharpness),
+            "model": name_of(model),
+            "dtype": str(model.dtype),
+        }
+        if self.calibration is not None:
+            tensors |= {name: getattr(self.calibration, name) for name in CALIBRATION_TENSORS}
+            numbers = ("temperature", "background_weight", "report")
+            metadata["calibration"] = json.dumps({name: getattr(self.calibration, name) for name in numbers})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+        with replacing(path) as work:
+            save_file(held, work, metadata)
+
+
+def make_head(
+    model: PreTrainedModel,
+    processor: Any,
+    labels: Iterable[Any],
+    templates: str | Iterable[str] = TEMPLATE,
+    mode: Mode = "one",
+    background: Iterable[str] = CANONICAL_TEXTS,
+    class_embeds: Tensor | None = None,
+) -> ClassifierHead:
+    """Embed labels and, in the modes that have one, the background in the same templates."""
+    labels, templates = as_labels(labels), as_templates(templates)
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}: choose one, any or each")
+    if class_embeds is None:
+        class_embeds = embed_labels(model, processor, labels, templates)
+    if mode == "one":
+        warn_of_one_label(labels)
+        return ClassifierHead(labels, templates, class_embeds)
+    if mode == "any" and NONE_LABEL in labels:
+        raise ValueError(f"{NONE_LABEL!r} is added to the labels by the mode any: leave it out")
+    background = as_labels(background, "background")
+    if both := [text for text in background if text in labels]:
+        raise ValueError(f"{both[0]!r} is a label and in the background: leave it out of one")
+    embeds = embed_labels(model, processor, background, templates)
+    return ClassifierHead(labels, templates, class_embeds, mode, background, embeds)
+
+
+def load_head(path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> ClassifierHead:
+    """Read a head that `ClassifierHead.save` wrote.
+
+    Raises:
+        OtherModelError: Another model made it.
+        ValueError: The file holds no class embeddings, or is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") not in READ_FORMATS:
+                raise ValueError(f"{path} holds no class embeddings: write it with ZeroShotClassifier.save")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    try:
+        head, probe, dtype = _parsed(tensors, metadata)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not same_model(text_probe(model, processor), probe, dtype == str(model.dtype)):
+        raise OtherModelError(
+            f"the class embeddings in {path} were made by another model, {metadata['model']!r}, than "
+            f"{name_of(model)!r}: make them again"
+        )
+    return head
+
+
+def _parsed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[ClassifierHead, Tensor, str]:
+    """Return the head, the probe and the dtype of a file's contents; raise for contents that do not fit each other."""
+    calibration = None
+    if "calibration" in metadata:
+        fields: dict[str, Any] = json.loads(metadata["calibration"])
+        calibration = Calibration(**fields | {name: tensors.get(name) for name in CALIBRATION_TENSORS})
+    head = ClassifierHead(
+        labels=json.loads(metadata["labels"]),
+        templates=json.loads(metadata["templates"]),
+        mode=metadata.get("mode", "one"),  # type: ignore[arg-type]
+        background=json.loads(metadata.get("background", "[]")),
+        sharpness=float(metadata.get("sharpness", 1)),
+        calibration=calibration,
+        **{name: tensors.get(name) for name in HEAD_TENSORS},
+    )
+    _check_shapes(head, tensors["probe"].shape[-1])
+    return head, tensors["probe"], metadata["dtype"]
+
+
+def _check_shapes(head: ClassifierHead, dim: int) -> None:
+    """Raise ValueError for a head whose parts do not fit each other."""
+    labels = len(head.labels)
+    examples = len(head.keys) if head.keys is not None else 0
+    wanted: dict[str, Sequence[int]] = {
+        "class_embeds": (labels, dim),
+        "background_embeds": (len(head.background), dim),
+        "bias": (labels,),
+        "keys": (examples, dim),
+        "values": (examples, labels),
+    }
+    held = {name: getattr(head, name) for name in HEAD_TENSORS}
+    if head.calibration is not None:
+        images = len(head.calibration.conformal_scores)
+        wanted |= {
+            "offsets": (len(head.columns),),
+            "thresholds": (labels,),
+            "conformal_scores": (images,),
+            "conformal_places": (images,),
+        }
+        held |= {name: getattr(head.calibration, name) for name in CALIBRATION_TENSORS}
+    for name, tensor in held.items():
+        if tensor is not None and (tuple(tensor.shape) != tuple(wanted[name]) or not tensor.isfinite().all()):
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, {tuple(wanted[name])} fits, or not finite")
+    if head.calibration is not None:
+        known = head.calibration
+        numbers = torch.tensor([known.temperature, known.background_weight])
+        places = known.conformal_places
+        if not numbers.isfinite().all() or known.temperature <= 0 or (places >= len(head.columns)).any():
+            raise ValueError("the calibration does not fit the labels")
+    if head.mode not in MODES or (head.mode == "one") != (head.background_embeds is None):
+        raise ValueError(f"the mode {head.mode!r} does not fit its background")
+
+
+def probabilities(
+    evidence: Tensor,
+    mode: Mode,
+    temperature: float | Tensor = 1.0,
+    background_weight: float | Tensor = 1.0,
+    offsets: Tensor | None = None,
+) -> Tensor:
+    """Turn evidence (images, columns) into probabilities; see `ClassifierHead.scores`."""
+    if mode == "each":
+        evidence = evidence[:, :-1] - background_weight * evidence[:, -1:]
+    if offsets is not None:
+        evidence = evidence / temperature + offsets.to(evidence)
+    return evidence.sigmoid() if mode == "each" else evidence.softmax(-1)
+
+
+__all__ = [
+    "CANONICAL_TEXTS",
+    "CLASSES_FORMAT",
+    "NONE_LABEL",
+    "Calibration",
+    "ClassifierHead",
+    "Mode",
+    "load_head",
+    "make_head",
+    "probabilities",
+]
