@@ -18,6 +18,7 @@ from ..localization.maps import where
 from ..plots.sheet import SIDE, thumbnail_of
 from ..search.index import ImageIndex
 from ..zero_shot.classifier import ZeroShotClassifier
+from ..zero_shot.head import NONE_LABEL, Mode
 from ..zero_shot.prompts import TEMPLATE
 
 UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -139,7 +140,13 @@ def split_templates(text: str | None) -> list[str]:
 
 
 def label_scores(
-    model: PreTrainedModel, processor: Any, upload: str | None, labels: str, templates: str, top_k: float
+    model: PreTrainedModel,
+    processor: Any,
+    upload: str | None,
+    labels: str,
+    templates: str,
+    top_k: float,
+    mode: Mode = "one",
 ) -> dict[str, float]:
     """Score the upload against labels, averaged over templates, one of either per line; return the `top_k` best."""
     image = read_upload(upload)
@@ -149,8 +156,15 @@ def label_scores(
             f"{len(chosen):,} labels in {len(around):,} templates are {len(chosen) * len(around):,} prompts, at most "
             f"{MAX_PROMPTS:,} are computed: leave some out"
         )
-    [answers] = ZeroShotClassifier(model, processor, chosen, around)(image, int(top_k))
+    [answers] = ZeroShotClassifier(model, processor, chosen, around, mode=mode)(image, int(top_k))
     return {answer["label"]: answer["score"] for answer in answers}
+
+
+def decide_upload(classifier: ZeroShotClassifier, upload: str | None, top_k: float) -> tuple[dict[str, float], str]:
+    """Return the `top_k` best scores of a saved classifier, and its decision with the reason."""
+    [(_, decision)] = classifier.decisions(read_upload(upload), int(top_k))
+    taken = ", ".join(map(str, decision.labels)) or NONE_LABEL
+    return {str(answer["label"]): answer["score"] for answer in decision.scores}, f"{taken}: {decision.reason}"
 
 
 def locate(
@@ -184,4 +198,4 @@ def find(
     ]
 
 
-__all__ = ["AppError", "check_upload", "find", "label_scores", "locate", "read_upload"]
+__all__ = ["AppError", "check_upload", "decide_upload", "find", "label_scores", "locate", "read_upload"]

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from ..plots.maps import maps_figure
 from ..search.index import ImageIndex
 from ..utils.packages import require
+from ..zero_shot.classifier import ZeroShotClassifier
 from ..zero_shot.prompts import TEMPLATE
 from .answers import (
     MAX_LABELS,
@@ -18,6 +19,7 @@ from .answers import (
     MAX_UPLOAD_BYTES,
     AppError,
     check_upload,
+    decide_upload,
     find,
     label_scores,
     locate,
@@ -34,6 +36,11 @@ METHOD_NOTES = {
     "gradient": "how much each place adds to the score of the whole image",
     "rollout": "where the model attends, the same for every text",
 }
+MODE_NOTES = {
+    "one": "which label fits best; always one",
+    "any": "which label fits best, or none of these",
+    "each": "each label by itself: several may fit, or none",
+}
 # what no other machine should be able to change: no public link, no file of this machine but uploads
 LAUNCH_OPTIONS: dict[str, Any] = {
     "share": False,
@@ -44,9 +51,13 @@ LAUNCH_OPTIONS: dict[str, Any] = {
 
 
 def build_page(
-    clip: tuple[Any, Any], other: tuple[Any, Any] | None = None, title: str = "CLIP", index: ImageIndex | None = None
+    clip: tuple[Any, Any],
+    other: tuple[Any, Any] | None = None,
+    title: str = "CLIP",
+    index: ImageIndex | None = None,
+    classifier: ZeroShotClassifier | None = None,
 ) -> Any:
-    """Build the page: a `gradio.Blocks` with an image and the tabs Classify, Where, Search and Compare.
+    """Build the page: a `gradio.Blocks` with an image and the tabs Classify, Decide, Where, Search and Compare.
 
     Args:
         clip: A model, in evaluation mode, and its processor.
@@ -54,6 +65,7 @@ def build_page(
         title: The heading.
         index: An index that `ImageIndex.load` opened with `clip`, for the tab Search; everyone who reaches the page
             sees thumbnails of its images.
+        classifier: A classifier of `clip`, such as a calibrated one, for the tab Decide.
 
     Returns:
         The page; `launch_page` serves it.
@@ -74,6 +86,9 @@ def build_page(
             with gradio.Column(scale=2, min_width=320):
                 with gradio.Tab("Classify"):
                     _classify_tab(gradio, photo, "classify", partial(label_scores, *clip), ["scores"])
+                if classifier is not None:
+                    with gradio.Tab("Decide"):
+                        _decide_tab(gradio, photo, classifier)
                 with gradio.Tab("Where"):
                     _where_tab(gradio, photo, clip)
                 if index is not None:
@@ -175,12 +190,25 @@ def _classify_tab(gradio: Any, photo: Any, name: str, function: Callable, models
                 TEMPLATE, lines=1, max_lines=5, label="templates, one per line, with {} for the label"
             )
             top_k = gradio.Slider(1, 20, value=5, step=1, label="labels to show")
+    choices = [(f"{mode}: {note}", mode) for mode, note in MODE_NOTES.items()]
+    mode = gradio.Radio(choices, value="one", label="scores")
 
     def outputs() -> list[Any]:
         with gradio.Row():
             return [gradio.Label(label=model) for model in models]
 
-    _answer(gradio, function, [photo, labels, templates, top_k], outputs, name)
+    _answer(gradio, function, [photo, labels, templates, top_k, mode], outputs, name)
+
+
+def _decide_tab(gradio: Any, photo: Any, classifier: ZeroShotClassifier) -> None:
+    top_k = gradio.Slider(1, 20, value=5, step=1, label="labels to show")
+    _answer(
+        gradio,
+        partial(decide_upload, classifier),
+        [photo, top_k],
+        lambda: [gradio.Label(label="scores"), gradio.Textbox(label="decision")],
+        "decide",
+    )
 
 
 def _where_tab(gradio: Any, photo: Any, clip: tuple[Any, Any]) -> None:

@@ -20,6 +20,10 @@ def serve_app(
         Path | None,
         typer.Option(metavar="INDEX", help="An index that hf-clip index made with this model, for the tab Search."),
     ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A .safetensors that hf-clip calibrate wrote, for the tab Decide."),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="The address to listen at; 0.0.0.0 admits all other machines: pass --auth with it.")
     ] = "127.0.0.1",
@@ -45,6 +49,7 @@ def serve_app(
     from ..app.page import build_page, display_name, launch_page
     from ..search.index import ImageIndex
     from ..search.storage import read_index_settings
+    from ..zero_shot.classifier import ZeroShotClassifier
 
     if index is not None:
         read_index_settings(index)  # before a model is loaded
@@ -52,7 +57,8 @@ def serve_app(
     clip = common.load_model(model, dtype, device, False, trust_remote_code)
     other = common.load_model(compare, dtype, device, False, trust_remote_code) if compare else None
     images = None if index is None else ImageIndex.load(index, *clip)
-    launch_page(build_page(clip, other, display_name(*clip), images), host, port, users)
+    saved = None if classifier is None else ZeroShotClassifier.load(classifier, *clip)
+    launch_page(build_page(clip, other, display_name(*clip), images, saved), host, port, users)
 
 
 def read_users(file: Path) -> list[tuple[str, str]]:

@@ -28,6 +28,12 @@ def name_of(model: "PreTrainedModel") -> str:
     return model.config.name_or_path or type(model).__name__
 
 
+def precision_of(model: "PreTrainedModel") -> str:
+    """Return the dtype that `model` computes in, for an exported one that of its files, such as torch.int8."""
+    exported = {"fp32": "torch.float32", "fp16": "torch.float16", "q8": "torch.int8"}
+    return exported.get(getattr(model, "precision", ""), str(model.dtype))
+
+
 def text_probe(model: "PreTrainedModel", processor: Any) -> "torch.Tensor":
     """Embed the fixed text, as (1, projection_dim) float32 of length 1."""
     from .texts import embed_texts
@@ -90,6 +96,7 @@ __all__ = [
     "fingerprint",
     "image_probe",
     "name_of",
+    "precision_of",
     "same_model",
     "store_settings",
     "text_probe",

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..embedding.identity import OtherModelError, name_of, same_model, text_probe
+from ..embedding.identity import OtherModelError, name_of, precision_of, same_model, text_probe
 from ..utils.files import replacing
 from .prompts import TEMPLATE, as_labels, as_templates, embed_labels, warn_of_one_label
 from .scoring import zero_shot_logits
@@ -159,7 +159,7 @@ class ClassifierHead:
             "background": json.dumps(self.background),
             "sharpness": repr(self.sharpness),
             "model": name_of(model),
-            "dtype": str(model.dtype),
+            "dtype": precision_of(model),
         }
         if self.calibration is not None:
             tensors |= {name: getattr(self.calibration, name) for name in CALIBRATION_TENSORS}
@@ -217,7 +217,7 @@ def load_head(path: str | os.PathLike, model: PreTrainedModel, processor: Any) -
         head, probe, dtype = _parsed(tensors, metadata)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if not same_model(text_probe(model, processor), probe, dtype == str(model.dtype)):
+    if not same_model(text_probe(model, processor), probe, dtype == precision_of(model)):
         raise OtherModelError(
             f"the class embeddings in {path} were made by another model, {metadata['model']!r}, than "
             f"{name_of(model)!r}: make them again"

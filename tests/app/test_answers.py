@@ -39,6 +39,18 @@ def test_classify_gives_the_classifier_s_scores(any_clip, upload):
     assert found == {each["label"]: each["score"] for each in expected}
 
 
+@pytest.mark.parametrize("mode", ["any", "each"])
+def test_classify_and_decide_in_other_modes(clip, upload, tmp_path, mode):
+    classifier = hf_clip.ZeroShotClassifier(clip.model, clip.processor, ["a cat", "a dog"], mode=mode)
+    [(_, decision)] = classifier.decisions(upload)
+    expected = {each["label"]: each["score"] for each in decision.scores}
+    assert ("none of these" in expected) == (mode == "any")
+    assert label_scores(clip.model, clip.processor, upload, "a cat\na dog", "", 5, mode) == expected
+    scores, told = answers.decide_upload(classifier, upload, 5)
+    assert scores == expected
+    assert told == f"{', '.join(decision.labels) or 'none of these'}: {decision.reason}"
+
+
 def test_locate_gives_the_maps_of_a_picture_that_fits_the_page(any_clip, upload, monkeypatch):
     clip = any_clip
     image, texts, maps = locate(clip.model, clip.processor, upload, "a cat\na dog", "dense", True)

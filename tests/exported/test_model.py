@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from hf_clip import HFCLIPExportedModel, HFCLIPModel, ZeroShotClassifier
+from hf_clip import HFCLIPExportedModel, HFCLIPModel, HFCLIPProcessor, ZeroShotClassifier
 from hf_clip.exported import model as exported_model
 from hf_clip.exported.manifest import MANIFEST, Manifest, is_exported, read_manifest
 from hf_clip.loading import load_clip, load_text_tower
@@ -56,6 +57,18 @@ def test_the_first_precision_is_taken_unless_one_is_asked_for(folder):
     assert HFCLIPExportedModel(folder, "q8").precision == "q8"
     with pytest.raises(ValueError, match=r"has no fp16, only fp32, q8: pass dtype float32"):
         HFCLIPExportedModel(folder, "fp16")
+
+
+def test_a_saved_classifier_serves_the_exported_model(folder, clip, repositories, family, tmp_path):
+    processor = HFCLIPProcessor.from_pretrained(repositories[family])
+    saved = ZeroShotClassifier(clip, processor, ["a", "b"], mode="any")
+    image = Image.new("RGB", (70, 60), "red")
+    scores = saved.scores(image)
+    saved.save(tmp_path / "saved.safetensors")
+    for precision in ("fp32", "q8"):
+        exported = HFCLIPExportedModel(folder, precision)
+        loaded = ZeroShotClassifier.load(tmp_path / "saved.safetensors", exported, processor)
+        torch.testing.assert_close(loaded.scores(image), scores)
 
 
 def test_a_dtype_picks_the_precision(folder, repositories, family, monkeypatch):
