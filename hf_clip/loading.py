@@ -136,12 +136,18 @@ def is_checkpoint(source: str | os.PathLike) -> bool:
     if not source:
         raise CheckpointError("source is empty: give a name, a file, a folder or a Hub id")
     path = Path(source).expanduser()
-    if path.is_dir():  # open_clip's layout, unless transformers' files lie in the same folder
+    if path.is_dir():
+        from .openai.timm_tower import is_timm
+
+        if is_timm(path):
+            raise CheckpointError(f"{source} is an image tower of timm: convert it first, by hf-clip convert")
+        # open_clip's layout, unless transformers' files lie in the same folder
         return (path / OPEN_CLIP_CONFIG).is_file() and not (path / "config.json").is_file()
     if path.exists() or source in CHECKPOINTS or source.startswith(HUB_PREFIX):
         return True
     repository = source.partition("@")[0]
-    if source.startswith((".", "~", os.sep)) or repository.count("/") > 1 or source.endswith(CHECKPOINT_SUFFIXES):
+    is_path = source.startswith((".", "~")) or bool(path.anchor)  # C:\ and \\server on Windows
+    if is_path or repository.count("/") > 1 or source.endswith(CHECKPOINT_SUFFIXES):
         raise FileNotFoundError(f"there is no file or folder {source}")
     owner = repository.partition("/")[0]
     if owner.lower() in NAMESPACES or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source):

@@ -7,7 +7,7 @@ import typer
 
 from ..openai.published import CHECKPOINTS, DType, Layout
 from ..utils.text import say
-from .options import ADVANCED, CacheDir, Force
+from .options import ADVANCED, LAYOUT_HELP, CacheDir, Force
 from .sources import check_source
 
 
@@ -16,13 +16,11 @@ def convert(
         str,
         typer.Argument(
             help=f"One of {', '.join(CHECKPOINTS)} (downloaded); a file: a TorchScript archive, a state dict of "
-            "torch.save, or safetensors in the original's key layout; a folder of open_clip, or hf-hub:ORG/NAME."
+            "torch.save, or safetensors in the original's key layout; a folder of open_clip or timm; hf-hub:ORG/NAME."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
-    layout: Annotated[
-        Layout, typer.Option(help="`transformers` writes a ViT for the stock CLIPModel and CLIPProcessor.")
-    ] = Layout.hf_clip,
+    layout: Annotated[Layout, typer.Option(help=LAYOUT_HELP)] = Layout.hf_clip,
     dtype: Annotated[
         DType, typer.Option("--weight-dtype", help="The dtype to store weights in; `original` is lossless.")
     ] = DType.original,
@@ -59,7 +57,7 @@ def convert(
 
     Example: hf-clip convert ViT-B/32 --output clip-vit-base-patch32
     """
-    check_source(source, "convert", "checkpoint")
+    check_source(source, "convert", "checkpoint", "timm")
 
     from ..openai import convert as engine
 

@@ -49,6 +49,7 @@ ComputeDType = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the model.", rich_help_panel=ADVANCED)]
+LAYOUT_HELP = "The program that reads the output; `transformers` means its own CLIPModel, which has no ResNet."
 READ_AT_A_TIME = "Images to read at a time (default: by the number of cores); use more for URLs."
 Workers = Annotated[
     int | None,

@@ -13,6 +13,7 @@ EMBED = "hf-clip embed IMAGES --output EMBEDDINGS --model {source} embeds images
 KINDS = {
     "model": ("a CLIP", EMBED),
     "checkpoint": ("a checkpoint file", "hf-clip convert {source} --output FOLDER makes a folder of it"),
+    "timm": ("an image tower of timm", "hf-clip convert {source} --output FOLDER makes a folder of it"),
     "exported": ("an exported model, which computes and no more", "give {origin}, the model that it was exported from"),
     "tower": ("one tower of a CLIP", "give the folder of the whole model"),
     "classifier": ("an image classifier without a text tower", "give the CLIP that it was made from"),
@@ -54,6 +55,8 @@ def kind_of(source: str | Path) -> str | None:
         if (path / "settings.json").is_file():
             return "index"
         return "adapter" if (path / "adapter_config.json").is_file() else None
+    if "architecture" in config:
+        return "timm"
     if config.get("model_type") in TOWER_TYPES:
         return "tower"
     is_classifier = any(name.endswith("ForImageClassification") for name in config.get("architectures") or ())

@@ -27,17 +27,18 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from ..model.configuration_hf_clip import VOCAB_SIZE, HFCLIPConfig
 from ..model.image_processing_hf_clip import HFCLIPImageProcessor
-from ..model.modeling_hf_clip import HFCLIPModel
+from ..model.modeling_hf_clip import HFCLIPModel, HFCLIPVisionModelWithProjection
 from ..model.processing_hf_clip import HFCLIPProcessor
 from ..model.tokenization_hf_clip import HFCLIPTokenizer
 from ..utils.files import check_output, new_directory
 from .checkpoints import with_own_storage
 from .errors import CheckpointError
 from .infer_config import infer_config
-from .key_mapping import to_hf
+from .key_mapping import RESNET_RULES, VIT_RULES, check_shapes, from_original, to_hf
 from .original import read_original
 from .pixels import OPENAI_PIXELS, Pixels
 from .published import DType, Layout
+from .timm_tower import from_timm, is_timm
 from .variants import OPENAI, Variant
 from .vocabulary import load_vocabulary
 
@@ -67,7 +68,7 @@ class Repository:
 
     config: PreTrainedConfig
     tensors: dict[str, Tensor]
-    processor: ProcessorMixin
+    processor: ProcessorMixin | HFCLIPImageProcessor
 
 
 def convert(
@@ -102,11 +103,14 @@ def convert(
     """
     check_output(output, force)
     report(f"reading {source}")
-    original = read_original(source, cache_dir, report=report, **reading)
-    try:
-        repository = to_repository(original.state_dict, layout, dtype, original.variant, original.pixels)
-    except CheckpointError as error:
-        raise type(error)(f"{source}: {error}") from error
+    if is_timm(Path(source)):
+        repository = tower_repository(Path(source), layout, dtype, report, **reading)
+    else:
+        original = read_original(source, cache_dir, report=report, **reading)
+        try:
+            repository = to_repository(original.state_dict, layout, dtype, original.variant, original.pixels)
+        except CheckpointError as error:
+            raise type(error)(f"{source}: {error}") from error
     report(f"writing {output} ({sum(tensor.nbytes for tensor in repository.tensors.values()):,} bytes of weights)")
     with new_directory(output) as directory:
         save(repository, directory)
@@ -170,6 +174,33 @@ def to_repository(
         return Repository(stock_config(config), tensors, processor)
     config.architectures = [HFCLIPModel.__name__]
     return Repository(config, tensors, processor)
+
+
+def tower_repository(
+    folder: Path,
+    layout: Layout,
+    dtype: DType,
+    report: Callable[[str], None],
+    activation: str | None = None,
+    vision_heads: int | None = None,
+    **others: Any,
+) -> Repository:
+    """Turn an image tower that timm saved into config, tensors and image processor."""
+    given = {"layout": layout is not Layout.hf_clip, "weight-dtype": dtype is not DType.original, **others}
+    if unused := [name.replace("_", "-") for name, value in given.items() if value]:
+        raise CheckpointError(
+            f"{folder} is an image tower of timm, to which --{unused[0]} does not apply: leave it off"
+        )
+    tower = from_timm(folder, activation, vision_heads)
+    report(f"{folder} is an image tower of timm: assuming {tower.assumed}")
+    table = RESNET_RULES if tower.config.is_resnet else VIT_RULES
+    with torch.device("meta"):
+        model = HFCLIPVisionModelWithProjection(tower.config)
+    tensors = from_original(tower.state_dict, table)
+    check_shapes(tensors, model.state_dict())
+    tower.config.dtype = torch.float32
+    tower.config.architectures = [type(model).__name__]
+    return Repository(tower.config, tensors, tower.processor)
 
 
 def check_vocabulary(config: HFCLIPConfig) -> None:
@@ -242,9 +273,10 @@ def save(repository: Repository, directory: Path) -> None:
         custom_object_save(empty_model(repository.config), directory, repository.config)
     repository.config.save_pretrained(directory)
     repository.processor.save_pretrained(directory)
-    if not isinstance(repository.config, HFCLIPConfig):
+    if isinstance(repository.config, CLIPConfig):
         # processor_config.json holds the same settings, which programs of before transformers 5 do not read
         repository.processor.image_processor.save_pretrained(directory)
-    for name, content in SENTENCE_TRANSFORMERS.items():
-        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if not isinstance(repository.processor, HFCLIPImageProcessor):
+        for name, content in SENTENCE_TRANSFORMERS.items():
+            (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(with_own_storage(repository.tensors), directory / "model.safetensors", metadata={"format": "pt"})

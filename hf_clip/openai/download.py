@@ -31,13 +31,12 @@ from huggingface_hub.utils import tqdm
 from ..utils.files import CHUNK_BYTES, file_sha256, is_web_page
 from ..utils.text import first_line
 from .errors import CheckpointError, DownloadError
-from .published import CHECKPOINTS, HUB_PREFIX, OPEN_CLIP_CONFIG, SOURCE_URL, Checkpoint
+from .published import CHECKPOINTS, HUB_PREFIX, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, SOURCE_URL, Checkpoint
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 30
 RETRIES = 3
-OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 BACKOFF_SECONDS = 1
 STORAGE_ADVICE = "free some space or choose another folder with cache_dir= or HF_CLIP_CACHE"
 

@@ -75,8 +75,16 @@ def infer_config(state_dict: dict[str, Tensor], variant: Variant = OPENAI) -> HF
         bos_token_id=eos_token_id - 1,
         eos_token_id=eos_token_id,
     )
-    vision_config = _vit(shapes, variant) if "visual.proj" in state_dict else _resnet(shapes, variant)
+    vision_config = infer_vision_config(state_dict, variant)
     return HFCLIPConfig(text_config=text_config, vision_config=vision_config, projection_dim=embed_dim)
+
+
+def infer_vision_config(
+    state_dict: dict[str, Tensor], variant: Variant = OPENAI
+) -> HFCLIPVisionConfig | HFCLIPResNetConfig:
+    """Infer the configuration of an image tower alone. Raises as `infer_config` does."""
+    shapes = _Shapes(state_dict)
+    return _vit(shapes, variant) if "visual.proj" in state_dict else _resnet(shapes, variant)
 
 
 def _vit(shapes: _Shapes, variant: Variant) -> HFCLIPVisionConfig:
@@ -112,4 +120,4 @@ def _heads(tower: str, width: int, count: int | None) -> int:
     return count
 
 
-__all__ = ["NotCLIPError", "infer_config"]
+__all__ = ["NotCLIPError", "infer_config", "infer_vision_config"]

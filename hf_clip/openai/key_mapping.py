@@ -114,7 +114,7 @@ def to_hf(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tens
     Raises KeyMappingError, in the original's names, unless they are exactly those of `config`'s model.
     """
     state_dict = {key: tensor for key, tensor in state_dict.items() if key not in BOOKKEEPING}
-    expected = _to_original(_meta_state_dict(config), config)
+    expected = back_to_original(_meta_state_dict(config), rules(config))
     # some tools drop this counter of BatchNorm, which no forward pass reads
     state_dict |= {
         key: torch.tensor(0) for key in expected if key.endswith(".num_batches_tracked") and key not in state_dict
@@ -124,13 +124,7 @@ def to_hf(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tens
         if tensor.dtype not in FLOATS and not key.endswith(".num_batches_tracked"):
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise KeyMappingError(f"{key} is of {dtype}: save the weights as float32, float16 or bfloat16")
-    table = [(_pattern(rule.original), rule) for rule in rules(config)]
-    mapped = {}
-    for key, tensor in state_dict.items():
-        fields, rule = _only_match(key, table)
-        for name, part in zip(rule.ours, rule.op.split(tensor), strict=True):
-            mapped[name.format_map(fields)] = part
-    return mapped
+    return from_original(state_dict, rules(config))
 
 
 def to_original(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tensor]:
@@ -139,7 +133,7 @@ def to_original(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str
     Raises KeyMappingError, in our names, unless they are exactly those of `config`'s model.
     """
     check_shapes(state_dict, _meta_state_dict(config))
-    return _to_original(state_dict, config)
+    return back_to_original(state_dict, rules(config))
 
 
 def check_shapes(state_dict: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -159,13 +153,25 @@ def check_shapes(state_dict: dict[str, Tensor], expected: dict[str, Tensor]) -> 
         raise KeyMappingError(f"these are not the tensors of this CLIP: {problem}")
 
 
-def _to_original(state_dict: dict[str, Tensor], config: HFCLIPConfig) -> dict[str, Tensor]:
-    table: list[tuple[re.Pattern, Rule | None]] = [(_pattern(rule.ours[0]), rule) for rule in rules(config)]
-    others = {name for rule in rules(config) for name in rule.ours[1:]}
-    table += [(_pattern(name), None) for name in others]
+def from_original(state_dict: dict[str, Tensor], table: Sequence[Rule]) -> dict[str, Tensor]:
+    """Rename tensors as `table` says, which has one rule for each key. Raises KeyMappingError."""
+    patterns = [(_pattern(rule.original), rule) for rule in table]
+    mapped = {}
+    for key, tensor in state_dict.items():
+        fields, rule = _only_match(key, patterns)
+        for name, part in zip(rule.ours, rule.op.split(tensor), strict=True):
+            mapped[name.format_map(fields)] = part
+    return mapped
+
+
+def back_to_original(state_dict: dict[str, Tensor], table: Sequence[Rule]) -> dict[str, Tensor]:
+    """Undo `from_original`. Raises KeyMappingError."""
+    patterns: list[tuple[re.Pattern, Rule | None]] = [(_pattern(rule.ours[0]), rule) for rule in table]
+    others = {name for rule in table for name in rule.ours[1:]}
+    patterns += [(_pattern(name), None) for name in others]
     mapped = {}
     for key in state_dict:
-        fields, rule = _only_match(key, table)
+        fields, rule = _only_match(key, patterns)
         if rule is not None:  # q, k and v are joined once, when their first part comes
             parts = tuple(state_dict[name.format_map(fields)] for name in rule.ours)
             mapped[rule.original.format_map(fields)] = rule.op.join(parts)
@@ -197,4 +203,19 @@ def _listing(what: str, names: Iterable[str]) -> str:
     return f"{what} {listing(names)}" if names else ""
 
 
-__all__ = ["BOOKKEEPING", "KeyMappingError", "check_shapes", "rules", "to_hf", "to_original"]
+__all__ = [
+    "BOOKKEEPING",
+    "FLIP",
+    "KEEP",
+    "RESNET_RULES",
+    "VIT_RULES",
+    "KeyMappingError",
+    "Op",
+    "Rule",
+    "back_to_original",
+    "check_shapes",
+    "from_original",
+    "rules",
+    "to_hf",
+    "to_original",
+]

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..model.image_processing_hf_clip import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from PIL import Image
+
+from ..model.image_processing_hf_clip import (
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    HFCLIPImageProcessor,
+    PILImageResampling,
+)
+from ..utils.text import first_line
 from .errors import CheckpointError
 from .published import OPEN_CLIP_CONFIG
 
@@ -14,6 +22,10 @@ if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
 RESAMPLING = {"bicubic": PILImageResampling.BICUBIC, "bilinear": PILImageResampling.BILINEAR}
+PROCESSOR_FIELDS = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_convert_rgb"),
+    *("do_rescale", "rescale_factor", "do_normalize"),
+)
 RESIZE_MODES = {"shortest": "the short side resized, the rest cropped", "squash": "both sides resized"}
 
 
@@ -29,6 +41,28 @@ class Pixels:
     def __str__(self) -> str:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return f"{RESIZE_MODES[self.resize_mode]}, {self.interpolation}, mean {mean}, deviation {std}"
+
+    @classmethod
+    def of(cls, processor: HFCLIPImageProcessor, size: int) -> "Pixels":
+        """Return the settings of an image processor at `size`, the inverse of `settings`.
+
+        Raises:
+            CheckpointError: It makes pixels that these settings cannot.
+        """
+        names = {int(value): name for name, value in RESAMPLING.items()}
+        pixels = cls(
+            tuple(processor.image_mean),
+            tuple(processor.image_std),
+            names.get(int(processor.resample), "bicubic"),
+            "shortest" if processor.do_center_crop else "squash",
+        )
+        expected, found = HFCLIPImageProcessor(**pixels.settings(size)).to_dict(), processor.to_dict()
+        if other := [name for name in PROCESSOR_FIELDS if found.get(name) != expected.get(name)]:
+            raise CheckpointError(
+                f"the image processor has {other[0]} {found.get(other[0])}, which only the hf_clip layout can keep at "
+                f"images of {size} pixels: write that one"
+            )
+        return pixels
 
     def settings(self, size: int) -> dict[str, Any]:
         """Return the arguments of an image processor that give these pixels at `size`."""
@@ -52,7 +86,7 @@ class Pixels:
             [
                 Resize((size, size) if squash else size, InterpolationMode(self.interpolation)),
                 *([] if squash else [CenterCrop(size)]),
-                lambda image: image.convert("RGB"),  # after the resize, as in the original
+                _to_rgb,  # after the resize, as in the original
                 ToTensor(),
                 Normalize(self.mean, self.std),
             ]
@@ -60,6 +94,10 @@ class Pixels:
 
 
 OPENAI_PIXELS = Pixels()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
 
 
 def recorded_pixels(checkpoint: Path) -> Pixels | None:
@@ -73,14 +111,34 @@ def recorded_pixels(checkpoint: Path) -> Pixels | None:
         return None
     try:
         recorded = json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg")
-        return None if recorded is None else _read(recorded)
+        return None if recorded is None else read_pixels(recorded)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{file} has a preprocess_cfg that hf_clip cannot follow ({error}): use open_clip"
         ) from error
 
 
-def _read(recorded: Mapping[str, Any]) -> Pixels:
+def folder_pixels(directory: Path, size: int) -> Pixels | None:
+    """Return the pixels of a converted folder's image processor; None if it has none.
+
+    Raises:
+        CheckpointError: They are not of `size`, or cannot be expressed.
+    """
+    if not any((directory / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        return None
+    try:
+        processor = HFCLIPImageProcessor.from_pretrained(directory)
+    except Exception as error:  # each check of transformers has an exception of its own
+        raise CheckpointError(f"{directory} has no image processor that can be read ({first_line(error)})") from error
+    return Pixels.of(processor, size)
+
+
+def read_pixels(recorded: Mapping[str, Any]) -> Pixels:
+    """Read settings under open_clip's names, with OpenAI's value for each that is missing or None.
+
+    Raises:
+        ValueError: They ask for a transform that hf_clip does not have.
+    """
     values = {name: recorded.get(name) for name in ("mean", "std", "interpolation", "resize_mode")}
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     for name in ("mean", "std"):
@@ -97,4 +155,4 @@ def _read(recorded: Mapping[str, Any]) -> Pixels:
     return Pixels(**given)
 
 
-__all__ = ["OPENAI_PIXELS", "Pixels", "recorded_pixels"]
+__all__ = ["OPENAI_PIXELS", "Pixels", "folder_pixels", "read_pixels", "recorded_pixels"]

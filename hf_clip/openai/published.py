@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"  # beside weights in open_clip's layout
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HUB_PREFIX = "hf-hub:"  # before the id of such a repository
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 SOURCE_URL = "https://openaipublic.azureedge.net/clip/models"
@@ -15,6 +16,15 @@ class Layout(str, Enum):
 
     hf_clip = "hf_clip"
     transformers = "transformers"
+
+
+class CheckpointLayout(str, Enum):
+    """The program whose checkpoint `to-openai` writes."""
+
+    openai = "openai"
+    open_clip = "open_clip"
+    timm = "timm"
+    comfyui = "comfyui"
 
 
 class DType(str, Enum):
@@ -74,8 +84,10 @@ __all__ = [
     "CHECKPOINT_SUFFIXES",
     "HUB_PREFIX",
     "OPEN_CLIP_CONFIG",
+    "OPEN_CLIP_WEIGHTS",
     "SOURCE_URL",
     "Checkpoint",
+    "CheckpointLayout",
     "DType",
     "Layout",
     "published",

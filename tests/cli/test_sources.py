@@ -22,7 +22,7 @@ VERBS = {
     "merge, the base": ("merge K model -o out", ("model", "checkpoint")),
     "merge, the fine-tune": ("merge model K -o out", ("model", "checkpoint", "adapter")),
     "export": ("export K -o out", ("model", "checkpoint")),
-    "convert": ("convert K -o out", ("checkpoint",)),
+    "convert": ("convert K -o out", ("checkpoint", "timm")),
     "to-openai": ("to-openai K -o out.pt", ("model",)),
     "verify": ("verify K", ("model", "exported")),
     "index": ("index K -o out", ("embeddings",)),
@@ -49,6 +49,8 @@ def places(repositories, archives, tmp_path_factory) -> Path:
     config = json.loads((root / "classifier" / "config.json").read_text())
     config["architectures"] = ["HFCLIPForImageClassification"]
     (root / "classifier" / "config.json").write_text(json.dumps(config))
+    (root / "timm").mkdir()
+    (root / "timm" / "config.json").write_text('{"architecture": "resnet50_clip"}')
     for file in ("adapter/adapter_config.json", "embeddings/_hf_clip.json", "index/settings.json"):
         (root / file).parent.mkdir()
         (root / file).write_text("{}")
