@@ -81,6 +81,14 @@ def classify(
             help="The least score with which a label is taken (default: the calibrated one, else 0.5 with --each).",
         ),
     ] = None,
+    sets: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ALPHA",
+            help="With a calibrated FILE: show the labels that cannot be excluded; the right one may be missing in "
+            "the share ALPHA of images.",
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels to show for each image.")] = 5,
     as_json: AsJson = False,
     plot: Annotated[
@@ -133,7 +141,7 @@ def classify(
     skipped, drawn, count = common.Skipped(), [], 0
     on_error = None if strict else skipped.add
     results = classifier.decisions(
-        paths, top_k, threshold=threshold, batch_size=batch_size, workers=workers, on_error=on_error
+        paths, top_k, threshold=threshold, alpha=sets, batch_size=batch_size, workers=workers, on_error=on_error
     )
     total = len(paths) if isinstance(paths, list) else None
     # on a terminal the results themselves show the progress, and a log needs no bar (None)
@@ -162,17 +170,21 @@ def describe(path: str, decision: "Decision", has_choice: bool) -> str:
     """Return one line for one image; it begins with the labels that are taken if that is a choice."""
     scores = ", ".join(f"{answer['label']} {answer['score']:.1%}" for answer in decision.scores)
     taken = ", ".join(map(str, decision.labels)) or NOTHING
+    if decision.prediction_set is not None:
+        scores += f"; set: {', '.join(map(str, decision.prediction_set)) or 'empty'}"
     return f"{path}: {taken}  ({scores})" if has_choice else f"{path}: {scores}"
 
 
 def decision_object(path: str, decision: "Decision") -> dict[str, Any]:
     """Return the JSON object of one image."""
+    found = {} if decision.prediction_set is None else {"set": decision.prediction_set}
     return {
         "image": path,
         "labels": decision.scores,
         "decision": decision.labels,
         "margin": decision.margin,
         "reason": decision.reason,
+        **found,
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from ..search.index import ImageIndex
 
 WEIGHT = re.compile(r"(.+)\^(-?\d+(?:\.\d+)?)", re.DOTALL)
+
+
+class Cutoff(str, Enum):
+    """Ways to leave out images that do not fit the query."""
+
+    auto = "auto"
+
+
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="The directory that hf-clip index wrote.")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a web page with thumbnails of the images.")]
 
@@ -40,6 +49,10 @@ def search(
     min_score: Annotated[
         float, typer.Option(min=-1.0, max=1.0, help="The least cosine; a text that fits has about 0.2 to 0.35.")
     ] = -1.0,
+    cutoff: Annotated[
+        Cutoff | None,
+        typer.Option(help="auto keeps the images that stand out from the others for this query, a heuristic."),
+    ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,12 +98,18 @@ def search(
     conditions = [parse_condition(condition) for condition in where or ()]
     index = open_index(path, model, device, trust_remote_code, text_only=not image)
     images = [(ImageRef.of(each, None, schemes), weight) for each, weight in weighted(image)]
-    query = {"text": weighted(texts), "image": images, "minus": weighted(minus)}
-    hits = index.search(**query, k=k, where=conditions, min_score=min_score)
+    query: dict[str, Any] = {"text": weighted(texts), "image": images, "minus": weighted(minus)}
+    hits = index.search(
+        **query, k=k, where=conditions, min_score=min_score, cutoff=None if cutoff is None else cutoff.value
+    )
     for hit in hits:
         say(json.dumps(hit, default=str) if as_json else f"{hit['score']:.4f}  {hit['path']}")
+    if cutoff is not None and hits:
+        most = max(hit["chance"] for hit in hits)
+        more = f", more may: pass a larger -k than {k}" if len(hits) == k else ""
+        say(f"{len(hits):,} images stand out, about {most:.2g} of them by chance{more}", err=True)
     if not hits:
-        say("no image meets the conditions", err=True)
+        say("no image meets the conditions" if cutoff is None else "no image stands out for this query", err=True)
         return
     captions = [(hit["path"], f"{hit['score']:.3f} {hit['path']}") for hit in hits]
     write_sheets(index.settings, captions, title(texts, image, minus), html, plot, schemes)

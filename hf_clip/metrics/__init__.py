@@ -2,6 +2,7 @@
 
 from .calibration import expected_calibration_error, reliability
 from .classification import classification_metrics, compute_classification_metrics, mean_average_precision
+from .conformal import conformal_quantile
 from .outcomes import Outcomes, bootstrap_difference, paired_difference, proportion_interval
 from .retrieval import compute_retrieval_metrics, retrieval_metrics
 from .thresholds import Threshold, threshold_for_precision, threshold_for_recall
@@ -13,6 +14,7 @@ __all__ = [
     "classification_metrics",
     "compute_classification_metrics",
     "compute_retrieval_metrics",
+    "conformal_quantile",
     "expected_calibration_error",
     "mean_average_precision",
     "paired_difference",

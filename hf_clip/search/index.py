@@ -18,7 +18,9 @@ from ..embedding.images import embed_images
 from ..embedding.reading import Embeddings, open_embeddings
 from ..embedding.texts import embed_texts
 from ..utils.files import new_directory
+from ..zero_shot.head import CANONICAL_TEXTS
 from . import exact, graph
+from .cutoff import expected_by_chance, stand_out
 from .filters import Where, allowed_rows
 from .storage import (
     GRAPH_FILE,
@@ -159,6 +161,8 @@ class ImageIndex:
         k: int = 20,
         where: Where = None,
         min_score: float = -1.0,
+        cutoff: Literal["auto"] | None = None,
+        bank: Sequence[str] = CANONICAL_TEXTS,
     ) -> list[dict[str, Any]]:
         """Find the images most similar to a text, an image, or a sum of several.
 
@@ -170,21 +174,34 @@ class ImageIndex:
             where: Conditions on columns, such as [("year", ">=", 2020)], see `hf_clip.search.filters`.
             min_score: Leave out images with a lower score. Cosines of texts with images are low, about 0.2 to 0.35
                 for a match.
+            cutoff: "auto" keeps the images that stand out from the collection for this query, a heuristic that
+                `hf_clip.search.cutoff` describes.
+            bank: Texts that fit anywhere, or everything else that the images show; used by `cutoff`.
 
         Returns:
-            For each image, best first: `path` and the other columns, `score` (cosine), and `row`.
+            For each image, best first: `path` and the other columns, `score` (cosine), and `row`; with `cutoff` also
+            `chance`, the number of images that would score as high by chance.
 
         Raises:
-            ValueError: The query is empty, or a column is unknown.
+            ValueError: The query is empty, a column is unknown, or `cutoff` has too few images.
         """
+        if cutoff not in (None, "auto"):
+            raise ValueError(f"cutoff is {cutoff!r}: choose auto, or None")
         query = self.embed_query(text, image, minus)
         scores, found = self.nearest(query[None], k, where)
-        columns = self.columns.take(found[0]).to_pylist()
-        return [
-            {**values, "score": float(score), "row": int(row)}
-            for values, score, row in zip(columns, scores[0], found[0], strict=True)
-            if score >= min_score
-        ]
+        hits = [{"score": float(score), "row": int(row)} for score, row in zip(scores[0], found[0], strict=True)]
+        if cutoff == "auto":
+            allowed = allowed_rows(self.columns, where) if where else None
+            texts = embed_texts(self.model, self.processor, list(bank)).numpy()
+            chance = expected_by_chance(self.rows, query, texts, found[0], allowed)
+            hits = [
+                {**hit, "chance": float(number)}
+                for hit, number, kept in zip(hits, chance, stand_out(chance), strict=True)
+                if kept
+            ]
+        hits = [hit for hit in hits if hit["score"] >= min_score]
+        columns = self.columns.take(np.array([hit["row"] for hit in hits], np.int64)).to_pylist()
+        return [{**values, **hit} for values, hit in zip(columns, hits, strict=True)]
 
     def source_of(self, path: str) -> ImageRef:
         """Refer to an image: a file, a URL, or a member of a tar.

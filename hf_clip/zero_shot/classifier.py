@@ -1,7 +1,9 @@
 """Zero-shot classification with any CLIP, ours or transformers' own; labels are encoded once (paper section 3.1)."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -189,6 +191,35 @@ class ZeroShotClassifier:
         """Compute probabilities (images, labels), float32 on the CPU; "none of these" is one more column in "any"."""
         return self.head.scores(self._evidence(images, batch_size, workers))
 
+    def sets(
+        self,
+        images: Any,
+        alpha: float = 0.1,
+        *,
+        per_class: bool = False,
+        batch_size: int = 16,
+        workers: int | None = None,
+    ) -> list[list[Any]]:
+        """Return for each image the labels that cannot be excluded; the right one is among them at least 1 - `alpha`.
+
+        That holds on average over images that are exchangeable with those of `calibrate`, for any model (split
+        conformal prediction). An empty set means that every label would be unusual.
+
+        Args:
+            images: Images, as `embed_images` takes them.
+            alpha: The share of images whose right label may be missing.
+            per_class: Keep the promise for the images of each label; a label of too few images is in every set.
+            batch_size: Images per pass through the model.
+            workers: Threads that read images.
+
+        Returns:
+            Lists of labels, best first; in the mode "any" with "none of these".
+
+        Raises:
+            ValueError: The classifier is not calibrated, its mode is "each", or `alpha` is not between 0 and 1.
+        """
+        return self.head.sets(self._evidence(images, batch_size, workers), alpha, per_class)
+
     def stream(
         self,
         images: Any,
@@ -212,6 +243,7 @@ class ZeroShotClassifier:
         top_k: int | None = 5,
         *,
         threshold: float | None = None,
+        alpha: float | None = None,
         batch_size: int = 16,
         workers: int | None = None,
         on_error: OnError | None = None,
@@ -223,6 +255,7 @@ class ZeroShotClassifier:
             top_k: How many scores a decision lists.
             threshold: The least score with which a label is taken: what `calibrate` found, else 0.5 in the mode "each"
                 and 0 in the others, unless given.
+            alpha: Add the set of labels that cannot be excluded, as `sets` does.
             batch_size: Images per pass through the model.
             workers: Threads that read images.
             on_error: As in `iter_image_embeds`.
@@ -231,12 +264,13 @@ class ZeroShotClassifier:
             The image and a decision: the labels taken, the scores, the margin and the reason.
 
         Raises:
-            ValueError: The threshold is no probability.
+            ValueError: The threshold is no probability, or there are no sets: see `sets`.
         """
         least = self.head.least_scores(threshold)
         for items, evidence in self._batches(images, batch_size, workers, on_error):
-            for item, row in zip(items, self.head.scores(evidence), strict=True):
-                yield item, decide(self.head, row, least, top_k)
+            sets = itertools.repeat(None) if alpha is None else self.head.sets(evidence, alpha)
+            for item, row, found in zip(items, self.head.scores(evidence), sets, strict=False):
+                yield item, replace(decide(self.head, row, least, top_k), prediction_set=found)
 
     def _evidence(self, images: Any, batch_size: int, workers: int | None) -> torch.Tensor:
         batches = self._batches(images, batch_size, workers)

@@ -18,12 +18,14 @@ class Decision:
         scores: The best labels as `{"label", "score"}`, best first; in the mode "any" with "none of these".
         margin: By how much scores would have to change for another decision, at least 0.
         reason: One sentence.
+        prediction_set: The labels that cannot be excluded, best first, where these were asked for.
     """
 
     labels: list[Any]
     scores: list[dict[str, Any]]
     margin: float
     reason: str
+    prediction_set: list[Any] | None = None
 
 
 def decide(head: ClassifierHead, scores: Tensor, least: Tensor, top_k: int | None = 5) -> Decision:

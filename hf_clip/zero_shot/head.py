@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..embedding.identity import OtherModelError, name_of, precision_of, same_model, text_probe
+from ..metrics.conformal import conformal_quantile
 from ..utils.files import replacing
 from .prompts import TEMPLATE, as_labels, as_templates, embed_labels, warn_of_one_label
 from .scoring import zero_shot_logits
@@ -141,6 +142,30 @@ class ClassifierHead:
             return self.calibration.thresholds
         default = 0.5 if self.mode == "each" else 0.0
         return torch.full((len(self.labels),), default if threshold is None else threshold)
+
+    def sets(self, evidence: Tensor, alpha: float, per_class: bool = False) -> list[list[Any]]:
+        """Return the names of the columns of each image that cannot be excluded at `alpha`, best first.
+
+        Columns are kept whose uncalibrated probability is not less than those of right columns of labeled images were
+        (Sadinle et al., 2019). With `per_class` each column has a quantile of its own, and one of too few images is
+        always kept.
+
+        Raises:
+            ValueError: The mode is "each", there is no calibration, or `alpha` is out of range.
+        """
+        if self.mode == "each":
+            raise ValueError("prediction sets are of one right answer: calibrate in the mode one or any")
+        if self.calibration is None:
+            raise ValueError("prediction sets need labeled images: call calibrate first")
+        strangeness, places = self.calibration.conformal_scores, self.calibration.conformal_places
+        if per_class:
+            groups = [strangeness[places == place] for place in range(len(self.columns))]
+            most = torch.tensor([conformal_quantile(group, alpha) for group in groups])
+        else:
+            most = torch.tensor([conformal_quantile(strangeness, alpha)])
+        kept = 1 - probabilities(evidence.double(), self.mode).float() <= most
+        orders = evidence.argsort(dim=1, descending=True, stable=True).tolist()
+        return [[self.columns[place] for place in order if row[place]] for order, row in zip(orders, kept, strict=True)]
 
     def to(self, device: Any) -> "ClassifierHead":
         """Return the head with its embeddings on another device."""

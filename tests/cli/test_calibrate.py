@@ -31,6 +31,9 @@ def test_a_calibrated_classifier_is_saved_and_used(data, repositories, family, t
     found = classify(data, saved, repositories[family], capsys)
     assert [set(line) for line in found] == [{"image", "labels", "decision", "margin", "reason"}] * 8
     assert {answer["label"] for answer in found[0]["labels"]} == set(LABELS.split(","))
+    sets = [line["set"] for line in classify(data, saved, repositories[family], capsys, "--sets", 0.1)]
+    assert len(sets) == 8
+    assert {label for found in sets for label in found} <= set(LABELS.split(","))
     assert run(*arguments) == 1
     assert "exists: choose another output" in capsys.readouterr().err
 

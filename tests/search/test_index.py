@@ -186,3 +186,21 @@ def test_an_embedding_of_zero_is_named_and_leaves_no_index(clip, photos, tmp_pat
         ImageIndex.build(tmp_path / "f.npy", tmp_path / "i", *clip)
     assert not list(tmp_path.glob("*i*")) or not (tmp_path / "i").exists()
     assert json.loads((tmp_path / "f.npy.index.jsonl").read_text().splitlines()[0])["dim"] == 64
+
+
+def test_cutoff_auto_keeps_images_that_stand_out(clip, tmp_path):
+    """Of fifty photos of noise few stand out for a text."""
+    (tmp_path / "noise").mkdir()
+    for seed in range(50):
+        draw(tmp_path / "noise" / f"{seed:02}.png", seed)
+    embedded(tmp_path / "noise", tmp_path / "f.npy", *clip)
+    index = ImageIndex.build(tmp_path / "f.npy", tmp_path / "i", *clip)
+    every = index.search(TEXTS[0], k=50)
+    kept = index.search(TEXTS[0], k=50, cutoff="auto")
+    assert [hit["row"] for hit in kept] == [hit["row"] for hit in every if hit["row"] in {each["row"] for each in kept}]
+    assert len(kept) < 10
+    assert all(0 <= hit["chance"] <= 0.1 * len(kept) for hit in kept)
+    with pytest.raises(ValueError, match="3 images are too few to tell which stand out"):
+        index.search(TEXTS[0], cutoff="auto", where=[("path", "in", ["00.png", "01.png", "02.png"])])
+    with pytest.raises(ValueError, match="cutoff is 'best': choose auto, or None"):
+        index.search(TEXTS[0], cutoff="best")

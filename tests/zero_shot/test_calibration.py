@@ -123,3 +123,34 @@ def test_scores_that_calibrate_nothing():
         calibrate_head(head(), evidence, targets, precision=1.5)
     with pytest.raises(ValueError, match=r"no threshold reaches a recall of 0.99"):
         calibrate_head(head(), -targets.float(), targets, recall=0.99)
+
+
+@pytest.mark.parametrize("mode", ["one", "any"])
+def test_sets_hold_the_right_answer_in_the_promised_share_of_images(mode):
+    """Also where the scores are far too sure, and for each label by itself where that is asked for."""
+    offsets = [1.5, 0.0, -1.5] if mode == "one" else [1.5, 0.0, -1.5, 0.5]
+    evidence, targets = drawn(mode, 4000, 3.0, offsets)
+    places = torch.where(targets.any(1), targets.int().argmax(1), 3)
+    calibrated = calibrate_head(head(mode), evidence[:1000], targets[:1000])
+    names = calibrated.columns
+    shares = {}
+    for per_class in (False, True):
+        found = calibrated.sets(evidence[1000:], 0.2, per_class)
+        hits = torch.tensor([names[place] in kept for place, kept in zip(places[1000:].tolist(), found, strict=True)])
+        assert 0.76 < hits.double().mean() < 0.84
+        shares[per_class] = [hits[places[1000:] == place].double().mean().item() for place in range(len(names))]
+    spread = {per_class: max(values) - min(values) for per_class, values in shares.items()}
+    assert spread[True] < 0.1 < spread[False]
+
+
+def test_sets_that_cannot_be_had():
+    evidence, targets = drawn("one", 30, 1.0, [0.0] * 3)
+    calibrated = calibrate_head(head(), evidence, targets)
+    assert calibrated.sets(evidence[:1], 0.01) == [[LABELS[place] for place in evidence[0].argsort(descending=True)]]
+    with pytest.raises(ValueError, match="alpha is 1: give a share between 0 and 1"):
+        calibrated.sets(evidence, 1)
+    with pytest.raises(ValueError, match="need labeled images: call calibrate first"):
+        head().sets(evidence, 0.1)
+    each = calibrate_head(head("each"), *drawn("each", 30, 1.0, [0.0] * 3))
+    with pytest.raises(ValueError, match="calibrate in the mode one or any"):
+        each.sets(evidence, 0.1)
