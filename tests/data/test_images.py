@@ -127,6 +127,18 @@ def test_embed_reads_outside_of_the_folder_when_told(folder, repositories, tmp_p
     assert "1 new embeddings of 64 dimensions, 1 images of earlier runs" in capsys.readouterr().out
 
 
+OPEN_EACH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from hf_clip import ImageRef
+for path in sys.argv[2:]:
+    try:
+        ImageRef.of(path).open()
+    except ValueError as error:
+        print(error)
+"""
+
+
 def test_only_regular_files_of_bounded_size_are_opened(tmp_path):
     """Named pipes, sockets, devices and folders are refused at once, where reading would hang or never end."""
     os.mkfifo(tmp_path / "pipe.png")
@@ -135,18 +147,14 @@ def test_only_regular_files_of_bounded_size_are_opened(tmp_path):
         (tmp_path / "folder.png").mkdir()
         with (tmp_path / "huge.png").open("wb") as file:
             file.truncate(100_000_001)
-        for path in ("pipe.png", "s.png", "folder.png", "huge.png", "/dev/zero"):
-            code = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from hf_clip import ImageRef
-try:
-    ImageRef.of({str(tmp_path / path)!r}).open()
-except ValueError as error:
-    print(error)
-"""
-            found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-            assert found.stdout.startswith(f"cannot read {tmp_path / path}: "), found.stderr[-500:]
+        paths = [str(tmp_path / path) for path in ("pipe.png", "s.png", "folder.png", "huge.png", "/dev/zero")]
+        # in a process of its own, which can be ended
+        command = [sys.executable, "-c", OPEN_EACH, str(Path(__file__).parents[2]), *paths]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        answers = found.stdout.splitlines()
+        assert len(answers) == len(paths), found.stderr[-500:]
+        for path, answer in zip(paths, answers, strict=True):
+            assert answer.startswith(f"cannot read {path}: ")
 
 
 @pytest.mark.parametrize("keys", [["a", "a"], ["a", None]])
