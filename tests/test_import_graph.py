@@ -13,7 +13,7 @@ LEVELS = [
     {"cli"},
     {"app"},
     {"curation"},
-    {"training", "export", "search", "localization"},
+    {"training", "export", "search", "localization", "few_shot"},
     {"evaluation"},
     {"zero_shot", "parity"},
     {"embedding", "metrics"},

@@ -23,6 +23,7 @@ from .index import index
 from .merge import merge
 from .search import duplicates, search
 from .serve_app import serve_app
+from .suspects import suspects
 from .to_openai import to_openai
 from .verify import verify
 from .where import where
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "duplicates": duplicates,
     "filter": filter_by_score,
     "dedup": dedup,
+    "suspects": suspects,
     "export": export,
     "finetune": finetune,
     "merge": merge,

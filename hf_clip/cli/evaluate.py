@@ -24,9 +24,14 @@ from .options import (
     ComputeDType,
     Device,
     Force,
+    Labels,
     Optimize,
     Precision,
     Resume,
+    Seed,
+    Shots,
+    Store,
+    Templates,
     Trust,
     Workers,
 )
@@ -51,10 +56,7 @@ class Measured:
     ] = None
     as_json: AsJson = False
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the result. Needs matplotlib.")] = None
-    store: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Keep the embeddings of images here, so that a later run is fast."),
-    ] = None
+    store: Store = None
     resume: Resume = False
     force: Force = False
     batch_size: BatchSize = 32
@@ -104,14 +106,8 @@ def measured(verb: Callable[..., None]) -> Callable[..., None]:
 @measured
 def zero_shot(
     data: Annotated[str, typer.Argument(help="Images with labels: class folders, a table, or tars.")],
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", "-l", metavar="A,B,C|FILE", help="A name for each class, in the order of the data."),
-    ] = None,
-    templates: Annotated[
-        list[str] | None,
-        typer.Option("--templates", "-t", metavar="TEXT|FILE", help="Prompts with {} for the class, averaged."),
-    ] = None,
+    labels: Labels = None,
+    templates: Templates = None,
     prompts: Annotated[
         str | None, typer.Option(metavar="NAME", help="Prompts of a published evaluation, such as imagenet1k.")
     ] = None,
@@ -179,8 +175,8 @@ def probe(
     validation: Annotated[
         str | None, typer.Option(metavar="DATA", help="Images to search C on (default: a fifth of TRAIN).")
     ] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Images to draw from each class (default: all).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the images that are drawn.", rich_help_panel=ADVANCED)] = 0,
+    shots: Shots = None,
+    seed: Seed = 0,
     projected: Annotated[
         bool,
         typer.Option(

@@ -85,6 +85,20 @@ CacheDir = Annotated[
         help="Folder of downloaded checkpoints (default: $HF_CLIP_CACHE or ~/.cache/clip).", rich_help_panel=ADVANCED
     ),
 ]
+Labels = Annotated[
+    str | None,
+    typer.Option("--labels", "-l", metavar="A,B,C|FILE", help="A name for each class, in the order of the data."),
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option("--templates", "-t", metavar="TEXT|FILE", help="Prompts with {} for the class, averaged."),
+]
+Shots = Annotated[int | None, typer.Option(min=1, help="Images to draw from each class (default: all).")]
+Seed = Annotated[int, typer.Option(help="Seed of the images that are drawn.", rich_help_panel=ADVANCED)]
+Store = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep the embeddings of images here, so that a later run is fast."),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue an interrupted run: keep the finished part of its output.")
 ]

@@ -18,6 +18,7 @@ VERBS = {
     "embed": ("embed images -o out.npy -m K", MODEL),
     "where": ("where images/ball/0.png ball -m K", ("model", "checkpoint")),
     "evaluate": ("evaluate zero-shot images -m K", MODEL),
+    "suspects": ("suspects images -m K -o out.csv", MODEL),
     "finetune": ("finetune images -m K -o out", ("model", "checkpoint")),
     "merge, the base": ("merge K model -o out", ("model", "checkpoint")),
     "merge, the fine-tune": ("merge model K -o out", ("model", "checkpoint", "adapter")),

@@ -1,0 +1,1 @@
+"""Classifiers from a few pictures of each class, on top of CLIP's embeddings."""
