@@ -23,6 +23,7 @@ _MODULES = {
     "evaluation.tasks": ["ZeroShotSet"],
     "export.engine": ["export_clip"],
     "exported.model": ["HFCLIPExportedModel"],
+    "few_shot.classifier": ["FewShotClassifier"],
     "loading": ["load_clip"],
     "localization.boxes": ["find_boxes"],
     "localization.maps": ["attention_maps", "where"],

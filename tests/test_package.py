@@ -175,6 +175,7 @@ def test_every_verb_runs_from_the_wheel(installed, archives, family, tmp_path):
         "classify": ["photos", "--labels", LABELS, "--model", "clip", "--plot", "scores.png"],
         "embed": ["photos", "--output", "features.safetensors", "--model", "clip"],
         "filter": ["pairs.csv", "--model", "clip", "--output", "filtered", "--min-score", "-1"],
+        "few-shot": ["pairs", "--model", "clip", "--output", "few.safetensors"],
         "suspects": ["pairs", "--model", "clip", "--output", "suspects.csv"],
         "dedup": ["photos", "--model", "clip", "--output", "unique"],
         "finetune": ["pairs", "--model", "clip", "--output", "tuned", "--epochs", "1", "--batch-size", "2"],

@@ -18,6 +18,7 @@ from .curate import dedup, filter_by_score
 from .embed import embed
 from .evaluate import COMMANDS as EVALUATE
 from .export import export
+from .few_shot import few_shot
 from .finetune import finetune
 from .index import index
 from .merge import merge
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "filter": filter_by_score,
     "dedup": dedup,
     "suspects": suspects,
+    "few-shot": few_shot,
     "export": export,
     "finetune": finetune,
     "merge": merge,

@@ -21,10 +21,12 @@ from .options import (
     Device,
     Each,
     Force,
+    Labels,
     ModelId,
     NoneOfThese,
     Optimize,
     Precision,
+    Templates,
     Trust,
     Workers,
 )
@@ -39,14 +41,8 @@ def calibrate(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The .safetensors to write, for classify --labels.")
     ],
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", "-l", metavar="A,B,C|FILE", help="A name for each class, in the order of the data."),
-    ] = None,
-    templates: Annotated[
-        list[str] | None,
-        typer.Option("--templates", "-t", metavar="TEXT|FILE", help="Prompts with {} for the class, averaged."),
-    ] = None,
+    labels: Labels = None,
+    templates: Templates = None,
     none: NoneOfThese = False,
     each: Each = False,
     background: Background = None,

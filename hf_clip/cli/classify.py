@@ -56,7 +56,7 @@ def classify(
             "--labels",
             "-l",
             metavar="A,B,C|FILE",
-            help="Labels with commas between, a file of one a line, or a .safetensors of hf-clip calibrate.",
+            help="Labels with commas between, a file of one a line, or a .safetensors of calibrate or few-shot.",
         ),
     ],
     model: ModelId,

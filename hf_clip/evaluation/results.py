@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 SAME_PROBE = 1e-3
 FEW_IMAGES = 30
 # the metric of each task that decides between models
-MAIN = {"zeroshot_classification": "acc1", "zeroshot_retrieval": "mean_recall@1", "linear_probe": "lp_acc1"}
+MAIN = {
+    "zeroshot_classification": "acc1",
+    "zeroshot_retrieval": "mean_recall@1",
+    "linear_probe": "lp_acc1",
+    "few_shot": "acc1",
+}
 
 
 class ResultsError(ValueError):
@@ -30,7 +35,8 @@ class Result:
 
     Args:
         dataset: The data set's name.
-        task: `zeroshot_classification`, `zeroshot_retrieval` or `linear_probe`, as clip_benchmark calls them.
+        task: `zeroshot_classification`, `zeroshot_retrieval` or `linear_probe`, as clip_benchmark calls them; or
+            `few_shot`.
         model: The folder or Hub id.
         metrics: Fractions by name.
         outcomes: The metrics image by image, from which models are compared.

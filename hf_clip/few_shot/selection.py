@@ -18,7 +18,7 @@ HELD_OUT_PARTS = 5
 
 
 class Blend(NamedTuple):
-    """How a head's scores join those of the texts.
+    """A setting of a head, and the factors that join its scores to those of the texts.
 
     Args:
         setting: The head's own setting.
@@ -93,7 +93,7 @@ def ratio_of_spreads(texts: Tensor, scores: Tensor) -> float:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What each blend of a head makes of pictures that are held out.
+    """Results of each blend of a head on pictures that are held out.
 
     Args:
         settings: The head's settings.

@@ -19,6 +19,7 @@ VERBS = {
     "where": ("where images/ball/0.png ball -m K", ("model", "checkpoint")),
     "evaluate": ("evaluate zero-shot images -m K", MODEL),
     "suspects": ("suspects images -m K -o out.csv", MODEL),
+    "few-shot": ("few-shot images -m K -o out.safetensors", MODEL),
     "finetune": ("finetune images -m K -o out", ("model", "checkpoint")),
     "merge, the base": ("merge K model -o out", ("model", "checkpoint")),
     "merge, the fine-tune": ("merge model K -o out", ("model", "checkpoint", "adapter")),
