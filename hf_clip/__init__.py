@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any
 
 # Auto classes have to know the classes before anyone asks for them. Where no model may ever be asked for, as in the
-# command's help, HF_CLIP_LAZY leaves it to the first import of hf_clip.model.
+# command's help, HF_CLIP_LAZY leaves it to the first model.
 if not os.environ.get("HF_CLIP_LAZY"):
-    from . import model as _model  # noqa: F401 (registers)
+    from . import registration as _registration  # noqa: F401
 
 __version__ = "0.2.0"
 
@@ -59,6 +59,8 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _MODULE_OF[name].startswith("model."):
+        import_module(".registration", __name__)
     value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     return value
 

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from . import registration  # noqa: F401 (the Auto classes have to know ours)
 from .exported.manifest import is_exported
 from .model.modeling_hf_clip import HFCLIPModel, HFCLIPTextModelWithProjection
 from .openai.errors import CheckpointError

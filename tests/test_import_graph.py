@@ -19,7 +19,7 @@ LEVELS = [
     {"embedding", "metrics"},
     {"loading"},
     {"exported", "openai"},
-    {"data", "plots"},
+    {"data", "plots", "registration"},
     {"model"},
     {"utils"},
 ]

@@ -112,6 +112,8 @@ class ImagePreprocessor:
             if isinstance(loaded, str):
                 from transformers import AutoImageProcessor
 
+                from .. import registration  # noqa: F401 (the Auto classes have to know ours)
+
                 loaded = AutoImageProcessor.from_pretrained(loaded, trust_remote_code=self.trust_remote_code)
             self._processor = getattr(loaded, "image_processor", loaded)
         return self._processor

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from .. import model as hf_clip_model
+from .. import registration  # noqa: F401 (the Auto classes have to know ours)
 from ..model.configuration_hf_clip import HFCLIPConfig
 from ..model.image_processing_hf_clip import HFCLIPImageProcessor
 from ..model.tokenization_hf_clip import HFCLIPTokenizer
