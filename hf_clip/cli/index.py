@@ -50,6 +50,12 @@ def index(
         Path | None,
         typer.Option(help="The folder that relative paths start from (default: the folder that was embedded)."),
     ] = None,
+    text_tower: Annotated[
+        bool,
+        typer.Option(
+            help="Keep a copy of the text tower in the index, which answers texts within a second (ViT-B/32: 127 MB)."
+        ),
+    ] = True,
     model: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +103,7 @@ def index(
         queries=texts,
         recall=recall,
         folder=None if folder is None else folder.absolute(),
+        text_tower=text_tower,
     )
     say(f"done: {output}, {len(made):,} images, {made.settings['inserted']:,} of them new")
     if kind is IndexKind.hnsw:

@@ -81,7 +81,8 @@ def search(
 ) -> None:
     """Find images by text, by image, or by a sum of both.
 
-    A weight can follow a text or an image after ^, as in "a dog^2". A query of texts loads only the text tower.
+    A weight can follow a text or an image after ^, as in "a dog^2". A query of texts loads only the text tower, by
+    default the copy that the index holds, whose scores are the model's up to 1e-6.
 
     Example: hf-clip search photos.index "a red car" --minus snow -k 5
     """
@@ -138,7 +139,7 @@ def duplicates(
     from ..search.duplicates import find_duplicates, preferred_order, read_file_facts
     from ..search.storage import image_source, open_index_files
 
-    settings, rows, columns, graph = open_index_files(path)
+    settings, rows, columns, graph, _ = open_index_files(path)
     names = columns["path"].to_pylist()
     facts = read_file_facts([image_source(settings, name) for name in names])
     order = preferred_order(facts)
@@ -172,11 +173,13 @@ def check_html(output: Path | None, force: bool) -> None:
 
 
 def open_index(path: Path, model: str | None, device: str | None, trust: bool, text_only: bool) -> "ImageIndex":
-    """Open an index with its model or, for queries of texts, with the text tower alone."""
+    """Open an index with its model or, for queries of texts, with a text tower alone: the one that it holds, if any."""
     from ..search.index import ImageIndex
-    from ..search.storage import read_index_settings
+    from ..search.storage import TOWER_FILE, read_index_settings
 
     settings = read_index_settings(path)
+    if text_only and model is None and device is None and TOWER_FILE in settings["files"]:
+        return ImageIndex.load(path)
     name, precision = model or settings["model"], Precision(settings["dtype"])
     if text_only:
         return ImageIndex.load(path, *common.load_text_model(name, precision, device, trust))
@@ -233,6 +236,8 @@ def write_sheets(
     Raises:
         CommandError: No image can be opened, as with the wrong folder.
     """
+    if html is None and plot is None:
+        return
     from ..plots.sheet import draw_sheet, write_sheet
     from ..search.storage import image_source
 

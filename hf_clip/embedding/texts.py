@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .features import check_list, collect, features
+from .numpy_texts import check_length
 
 # texts of up to SHORT tokens, or lengths within a factor of LIKE, share a batch: padding costs less than one more batch
 SHORT, LIKE = 16, 1.5
@@ -53,12 +54,8 @@ def embed_texts(
     ids = _tokenize(tokenizer, unique, verbose=False)["input_ids"]
     lengths = dict(zip(unique, map(len, ids), strict=True))
     unique.sort(key=lengths.__getitem__)
-    limit = tokenizer.model_max_length
-    if lengths[unique[-1]] > limit and "truncation" not in tokenizer_kwargs:
-        raise ValueError(
-            f"the text {unique[-1][:100]!r} has {lengths[unique[-1]]} tokens, the model reads {limit}: shorten it, or "
-            "pass truncation=True"
-        )
+    if "truncation" not in tokenizer_kwargs:
+        check_length(unique[-1], lengths[unique[-1]], tokenizer.model_max_length)
     tokenizer_kwargs = {"padding": True, "return_tensors": "pt", **tokenizer_kwargs}
 
     batches = (

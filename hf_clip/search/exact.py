@@ -1,9 +1,9 @@
 """Exact nearest rows by blocks of memory-mapped rows, in bounded memory."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 # eight megabytes of float32: rows are converted and multiplied within the cache, and threads seldom wait
@@ -34,7 +34,8 @@ def nearest(
     k = min(k, len(rows) if allowed is None else int(allowed.sum()))
     scores, found = [np.empty(0) for _ in queries], [np.empty(0, np.int64) for _ in queries]
     if k:
-        products_of = _Products(queries, block_rows(rows.shape[1]), rows_stay=allowed is None)
+        size = block_rows(rows.shape[1])
+        products_of = _OneProduct(queries[0], size, allowed is None) if len(queries) == 1 else _Products(queries, size)
         for start, block, numbers in _blocks(rows, allowed, products_of.block_rows):
             products, rounding = products_of(block)  # (B, Q)
             likely = products.max(0) >= [kth[k - 1] - rounding if len(kth) == k else -np.inf for kth in scores]
@@ -48,23 +49,46 @@ def nearest(
     return np.stack(scores), np.stack(found)
 
 
-class _Products:
-    """Products of blocks of rows with all queries, and the most that they are off by."""
+class _OneProduct:
+    """Products of blocks of rows with one query, and the most that they are off by.
 
-    def __init__(self, queries: np.ndarray, size: int, rows_stay: bool):
-        self.queries = torch.from_numpy(np.ascontiguousarray(queries)).float()
-        self.is_direct = len(queries) == 1
-        self.block_rows = size * DIRECT_BLOCKS if self.is_direct and rows_stay else size
-        # filled anew with each block
-        self._buffer = torch.empty(0 if self.is_direct else size, queries.shape[1])
+    Rows of float16 are read as they lie: by numkong, or by torch where that is not installed.
+    """
+
+    def __init__(self, query: np.ndarray, size: int, rows_stay: bool):
+        self.query = np.ascontiguousarray(query, np.float32)
+        self.block_rows = size * DIRECT_BLOCKS if rows_stay else size
 
     def __call__(self, block: np.ndarray) -> tuple[np.ndarray, float]:
-        values = torch.from_numpy(np.asarray(block))
-        if self.is_direct:
-            rounding = HALF_ROUNDING if values.dtype == torch.float16 else ROUNDING
-            return torch.mv(values, self.queries[0].to(values.dtype)).float().numpy()[:, None], rounding
+        if block.dtype != np.float16:
+            return (block @ self.query)[:, None], ROUNDING
+        half = self.query.astype(np.float16)
+        if find_spec("numkong"):
+            from numkong import cdist
+
+            return np.asarray(cdist(half[None], block, "dot"))[0, :, None], HALF_ROUNDING
+        import torch
+
+        return torch.mv(torch.from_numpy(block), torch.from_numpy(half)).float().numpy()[:, None], HALF_ROUNDING
+
+
+class _Products:
+    """Products of blocks of rows with several queries, and the most that they are off by."""
+
+    def __init__(self, queries: np.ndarray, size: int):
+        import torch
+
+        self.queries = torch.from_numpy(np.ascontiguousarray(queries)).float()
+        self.block_rows = size
+        # filled anew with each block
+        self._buffer = torch.empty(size, queries.shape[1])
+
+    def __call__(self, block: np.ndarray) -> tuple[np.ndarray, float]:
+        import torch
+
         # PyTorch converts float16 ten times as fast as NumPy, into memory that is there already
-        return (self._buffer[: len(values)].copy_(values) @ self.queries.T).numpy(), ROUNDING
+        values = self._buffer[: len(block)].copy_(torch.from_numpy(np.asarray(block)))
+        return (values @ self.queries.T).numpy(), ROUNDING
 
 
 def best(scores: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

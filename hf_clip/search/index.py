@@ -5,26 +5,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel
 
 from ..data.images import ImageRef
 from ..data.sources import OWN
-from ..embedding.identity import OtherModelError, image_probe, name_of, same_model, text_probe
-from ..embedding.images import embed_images
+from ..embedding.identity import PROBE, OtherModelError, image_probe, name_of, same_model, text_probe
+from ..embedding.numpy_texts import NumpyTextTower, save_text_tower
 from ..embedding.reading import Embeddings, open_embeddings
-from ..embedding.texts import embed_texts
 from ..utils.files import new_directory
-from ..zero_shot.head import CANONICAL_TEXTS
+from ..zero_shot.canonical_texts import CANONICAL_TEXTS
 from . import exact, graph
 from .cutoff import expected_by_chance, stand_out
 from .filters import Where, allowed_rows
 from .storage import (
     GRAPH_FILE,
     ROWS_FILE,
+    TOWER_FILE,
     SearchError,
     image_source,
     open_index_files,
@@ -34,8 +32,14 @@ from .storage import (
 )
 from .tuning_texts import TUNING_TEXTS
 
+if TYPE_CHECKING:  # a query of texts needs neither torch nor transformers
+    import torch
+    from transformers import PreTrainedModel
+
 Weighted = Any  # one or several items, or pairs (item, weight)
 TIMED_QUERIES = 16
+# a text tower is kept in the index if no number of its embeddings is further from the model's
+TOWER_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ class ImageIndex:
         columns: An Arrow table with `path` and the further columns of the images' source.
         graph: The graph of an HNSW index, else None.
         model: A CLIP, or its text tower with projection where only texts are searched for.
-        processor: Its processor or, for a text tower, tokenizer.
+        processor: Its processor or, for a text tower, tokenizer; None for the index's own text tower.
 
     Example:
         >>> index = ImageIndex.build("features.parquet", "photos.index", model, processor)
@@ -65,7 +69,7 @@ class ImageIndex:
     rows: np.ndarray
     columns: Any
     graph: Any
-    model: PreTrainedModel
+    model: "PreTrainedModel | NumpyTextTower"
     processor: Any
 
     @classmethod
@@ -73,7 +77,7 @@ class ImageIndex:
         cls,
         embeddings: str | os.PathLike,
         output: str | os.PathLike,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         processor: Any,
         *,
         kind: Literal["exact", "hnsw"] = "exact",
@@ -81,6 +85,7 @@ class ImageIndex:
         queries: Sequence[str] | None = None,
         recall: float = 0.95,
         folder: str | os.PathLike | None = None,
+        text_tower: bool = True,
     ) -> "ImageIndex":
         """Build an index of the output of `hf-clip embed`, or bring an existing index up to date.
 
@@ -97,6 +102,8 @@ class ImageIndex:
             queries: Texts on which an HNSW index is tuned (default: 240 common queries).
             recall: The share of the 10 nearest images that an HNSW index should find, averaged over `queries`.
             folder: The folder that relative paths start from (default: the folder that was embedded).
+            text_tower: Keep a copy of the text tower, which answers texts without the model (ViT-B/32: 127 MB). Towers
+                that do not compute in float32, and those of other tokenizers than HFCLIPTokenizer, are not kept.
 
         Returns:
             The index, opened.
@@ -123,20 +130,27 @@ class ImageIndex:
             count, kept = _write_all_rows(work, source, old, np.dtype(dtype))
             settings["inserted"] = count - int(kept.sum())
             if kind == "hnsw":
+                from ..embedding.texts import embed_texts
+
                 texts = embed_texts(model, processor, list(queries or TUNING_TEXTS), truncation=True).numpy()
                 settings |= _write_graph(work, old, kept, texts, recall)
+            if text_tower:
+                _write_text_tower(work, model, processor)
             write_index_settings(work, settings)
         return cls.load(output, model, processor)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> "ImageIndex":
+    def load(
+        cls, path: str | os.PathLike, model: "PreTrainedModel | None" = None, processor: Any = None
+    ) -> "ImageIndex":
         """Open an index; rows and graph are mapped, not read.
 
         An index that was copied is read once and compared with its checksums.
 
         Args:
             path: The directory.
-            model: The CLIP that made the embeddings, or its text tower.
+            model: The CLIP that made the embeddings, or its text tower. Without one, the text tower in the index
+                answers texts, without importing torch, and equal up to rounding.
             processor: Its processor or tokenizer.
 
         Returns:
@@ -144,10 +158,15 @@ class ImageIndex:
 
         Raises:
             OtherModelError: The index was made with another model.
-            SearchError: There is no index, or it is damaged.
+            SearchError: There is no index, it is damaged, or no model is given and it has no text tower.
         """
+        if model is None:
+            files = open_index_files(path, text_tower=True)
+            if files.text_tower is None:
+                raise SearchError(f"{path} has no text tower: load it with the model that made it")
+            return cls(Path(path), *files[:-1], files.text_tower, None)
         _check(text_probe(model, processor)[0], read_index_settings(path), "text_probe", model)
-        return cls(Path(path), *open_index_files(path), model, processor)
+        return cls(Path(path), *open_index_files(path)[:-1], model, processor)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -192,7 +211,7 @@ class ImageIndex:
         hits = [{"score": float(score), "row": int(row)} for score, row in zip(scores[0], found[0], strict=True)]
         if cutoff == "auto":
             allowed = allowed_rows(self.columns, where) if where else None
-            texts = embed_texts(self.model, self.processor, list(bank)).numpy()
+            texts = self._embed_texts(list(bank))
             chance = expected_by_chance(self.rows, query, texts, found[0], allowed)
             hits = [
                 {**hit, "chance": float(number)}
@@ -255,21 +274,31 @@ class ImageIndex:
         if not all(str(value).strip() for value, _ in texts):
             raise ValueError("a text of the query is empty: write a description, or leave it out")
         if texts:
-            parts.append(_sum(embed_texts(self.model, self.processor, [value for value, _ in texts]), texts))
+            parts.append(_sum(self._embed_texts([value for value, _ in texts]), texts))
         if images:
             if not hasattr(self.model, "get_image_features"):
                 raise ValueError("only the text tower is loaded: load the index with the whole CLIP to search by image")
-            parts.append(_sum(embed_images(self.model, self.processor, [value for value, _ in images]), images))
+            from ..embedding.images import embed_images
+
+            parts.append(_sum(embed_images(self.model, self.processor, [value for value, _ in images]).numpy(), images))
         if not parts:
             raise ValueError("there is nothing to search for: give a text or an image")
-        total = torch.stack(parts).sum(0)
-        if not total.norm() > 1e-6:
+        total = np.sum(parts, 0)
+        length = np.linalg.norm(total)
+        if not length > 1e-6:
             raise ValueError("the texts and images cancel each other: change their weights")
-        return (total / total.norm()).numpy()
+        return total / length
+
+    def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        if isinstance(self.model, NumpyTextTower):
+            return self.model.embed(texts)
+        from ..embedding.texts import embed_texts
+
+        return embed_texts(self.model, self.processor, texts).numpy()
 
 
-def _sum(embeds: torch.Tensor, items: Sequence[tuple[Any, float]]) -> torch.Tensor:
-    return torch.tensor([weight for _, weight in items], dtype=torch.float32) @ embeds
+def _sum(embeds: np.ndarray, items: Sequence[tuple[Any, float]]) -> np.ndarray:
+    return np.array([weight for _, weight in items], np.float32) @ embeds
 
 
 def _weighted(items: Weighted) -> list[tuple[Any, float]]:
@@ -283,8 +312,10 @@ def _is_pair(item: Any) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float)
 
 
-def _check(probe: torch.Tensor, settings: Mapping[str, Any], name: str, model: PreTrainedModel) -> None:
+def _check(probe: "torch.Tensor", settings: Mapping[str, Any], name: str, model: "PreTrainedModel") -> None:
     """Raise OtherModelError unless `probe`, the embedding of a fixed input, equals the one in the settings."""
+    import torch
+
     known = torch.tensor(settings[name])
     if not same_model(probe, known, same_precision=False):
         raise OtherModelError(
@@ -403,6 +434,23 @@ def _write_graph(
     }
     times = {name: _median_ms(search, texts[:TIMED_QUERIES]) for name, search in ways.items()}
     return {"expansion": expansion, "recall": measured, "queries": len(texts), "wanted": wanted, **times}
+
+
+def _write_text_tower(work: Path, model: "PreTrainedModel", processor: Any) -> None:
+    """Write the model's text tower if NumPy repeats its embeddings."""
+    from ..embedding.texts import embed_texts
+    from ..model.tokenization_hf_clip import HFCLIPTokenizer
+
+    tokenizer, config = getattr(processor, "tokenizer", processor), getattr(model.config, "text_config", model.config)
+    if not isinstance(tokenizer, HFCLIPTokenizer) or len(tokenizer) != tokenizer.vocab_size:
+        return
+    path = work / TOWER_FILE
+    if save_text_tower(model.state_dict(), config.to_dict(), tokenizer.backend_tokenizer.to_str(), path):
+        texts = [PROBE, *TUNING_TEXTS[:2]]
+        if not np.allclose(
+            NumpyTextTower(path).embed(texts), embed_texts(model, processor, texts).numpy(), 0, TOWER_TOLERANCE
+        ):
+            path.unlink()
 
 
 def _median_ms(search: Callable[[np.ndarray], Any], queries: np.ndarray) -> float:

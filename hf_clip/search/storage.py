@@ -1,4 +1,6 @@
-"""Files of an index: rows.npy, columns.arrow, graph.usearch, and settings.json, which describes the other three.
+"""Files of an index: rows.npy, columns.arrow, and settings.json, which describes the others.
+
+An HNSW index has a graph.usearch, and any may hold a text_tower.safetensors.
 
 A writer replaces the whole directory, so a reader must not take one file from the old index and one from the new one:
 it compares the generation in settings.json before and after opening the others. settings.json has the size, time and
@@ -20,12 +22,15 @@ import numpy as np
 
 from ..data.images import ImageRef
 from ..data.tars import find_image
+from ..embedding.numpy_texts import NumpyTextTower
 from ..utils.files import file_sha256
 from ..utils.packages import require
 from .exact import block_rows
 from .graph import open_graph
 
 SETTINGS_FILE, ROWS_FILE, COLUMNS_FILE, GRAPH_FILE = "settings.json", "rows.npy", "columns.arrow", "graph.usearch"
+TOWER_FILE = "text_tower.safetensors"
+DATA_FILES = (ROWS_FILE, COLUMNS_FILE, GRAPH_FILE, TOWER_FILE)
 INDEX_FORMAT = "hf_clip index 2"
 REQUIRED_SETTINGS = {
     "generation": str, "kind": str, "count": int, "dim": int, "row_dtype": str, "files": dict, "model": str,
@@ -49,12 +54,14 @@ class IndexFiles(NamedTuple):
         rows: Unit vectors (N, dim), mapped.
         columns: An Arrow table of N rows, mapped.
         graph: The graph of an HNSW index, else None.
+        text_tower: The text tower, if it was asked for and the index has one.
     """
 
     settings: dict[str, Any]
     rows: np.ndarray
     columns: Any
     graph: Any
+    text_tower: NumpyTextTower | None
 
 
 def read_index_settings(path: str | os.PathLike) -> dict[str, Any]:
@@ -78,12 +85,13 @@ def read_index_settings(path: str | os.PathLike) -> dict[str, Any]:
     return settings
 
 
-def open_index_files(path: str | os.PathLike, growing: bool = False) -> IndexFiles:
+def open_index_files(path: str | os.PathLike, growing: bool = False, text_tower: bool = False) -> IndexFiles:
     """Open the files of one generation of an index; no model is needed.
 
     Args:
         path: The directory.
         growing: Read the graph into memory, where rows can be added and removed, instead of mapping it.
+        text_tower: Open the text tower too, if the index has one.
 
     Raises:
         SearchError: There is no index, or it is damaged.
@@ -93,7 +101,7 @@ def open_index_files(path: str | os.PathLike, growing: bool = False) -> IndexFil
     settings = read_index_settings(path)
     for _ in range(ATTEMPTS):
         try:
-            files = _open_files(path, settings, growing)
+            files = _open_files(path, settings, growing, text_tower)
         except (SearchError, OSError):
             if _generation(path) == settings["generation"]:
                 raise
@@ -115,7 +123,7 @@ def _generation(path: Path) -> str | None:
         return None
 
 
-def _open_files(path: Path, settings: dict[str, Any], growing: bool) -> IndexFiles:
+def _open_files(path: Path, settings: dict[str, Any], growing: bool, text_tower: bool) -> IndexFiles:
     checks = [_check_file(path, name, recorded) for name, recorded in settings["files"].items()]
     unchanged = all(checks)
     rows = _open_rows(path, settings)
@@ -129,12 +137,12 @@ def _open_files(path: Path, settings: dict[str, Any], growing: bool) -> IndexFil
             )
     if not unchanged:
         _check_lengths(path, rows)
-    return IndexFiles(settings, rows, columns, tree)
+    return IndexFiles(settings, rows, columns, tree, _open_tower(path, settings) if text_tower else None)
 
 
 def _check_file(path: Path, name: str, recorded: Mapping[str, Any]) -> bool:
     """Return True for the very file that was written; raise SearchError if one with another time differs from it."""
-    if name not in (ROWS_FILE, COLUMNS_FILE, GRAPH_FILE):
+    if name not in DATA_FILES:
         raise SearchError(f"{path} is damaged, {SETTINGS_FILE} has the unknown file {name!r}: build it again")
     try:
         stat = (path / name).stat()
@@ -186,6 +194,15 @@ def _open_columns(path: Path, settings: Mapping[str, Any], validate: bool) -> An
             f"{settings['count']:,} with key and path: build it again"
         )
     return columns
+
+
+def _open_tower(path: Path, settings: Mapping[str, Any]) -> NumpyTextTower | None:
+    if TOWER_FILE not in settings["files"]:
+        return None
+    try:
+        return NumpyTextTower(path / TOWER_FILE)
+    except ValueError as error:
+        raise SearchError(f"{path} is damaged, {error}") from error
 
 
 def _check_lengths(path: Path, rows: np.ndarray) -> None:
@@ -244,7 +261,7 @@ def write_index_settings(work: Path, settings: Mapping[str, Any]) -> None:
     rows = np.load(work / ROWS_FILE, mmap_mode="r")
     files = {}
     # settings.json is the last file: a directory without it is not an index
-    for name in (ROWS_FILE, COLUMNS_FILE, GRAPH_FILE):
+    for name in DATA_FILES:
         if (work / name).is_file():
             stat = (work / name).stat()
             files[name] = {
@@ -274,6 +291,7 @@ __all__ = [
     "GRAPH_FILE",
     "ROWS_FILE",
     "SETTINGS_FILE",
+    "TOWER_FILE",
     "IndexFiles",
     "SearchError",
     "image_source",

@@ -13,8 +13,9 @@ from ..embedding.features import collect
 from ..embedding.images import OnError, count_images, image_features
 from ..loading import load_clip
 from .calibration import calibrate_head, targets_of
+from .canonical_texts import CANONICAL_TEXTS
 from .decisions import Decision, decide
-from .head import CANONICAL_TEXTS, Calibration, ClassifierHead, Mode, load_head, make_head
+from .head import Calibration, ClassifierHead, Mode, load_head, make_head
 from .prompts import TEMPLATE
 from .scoring import check_model, ranked
 

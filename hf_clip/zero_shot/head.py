@@ -25,14 +25,13 @@ from transformers import PreTrainedModel
 from ..embedding.identity import OtherModelError, name_of, precision_of, same_model, text_probe
 from ..metrics.conformal import conformal_quantile
 from ..utils.files import replacing
+from .canonical_texts import CANONICAL_TEXTS
 from .prompts import TEMPLATE, as_labels, as_templates, embed_labels, warn_of_one_label
 from .scoring import zero_shot_logits
 
 Mode = Literal["one", "any", "each"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 NONE_LABEL = "none of these"
-# "canonical phrases" that a text has to fit better than (LERF, Kerr et al., 2023)
-CANONICAL_TEXTS = ("object", "things", "stuff", "texture")
 CLASSES_FORMAT = "hf_clip class embeddings 2"
 READ_FORMATS = ("hf_clip class embeddings 1", CLASSES_FORMAT)  # 1 has neither mode nor calibration
 HEAD_TENSORS = ("class_embeds", "background_embeds", "bias", "keys", "values")
@@ -319,7 +318,6 @@ def probabilities(
 
 
 __all__ = [
-    "CANONICAL_TEXTS",
     "CLASSES_FORMAT",
     "NONE_LABEL",
     "Calibration",

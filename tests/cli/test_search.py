@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -23,7 +25,31 @@ def index(embed, photos, tmp_path):
     return tmp_path / "i"
 
 
-def test_a_text_query_loads_only_the_text_tower(index, capsys, monkeypatch):
+IN_A_PROCESS = """
+import sys
+from hf_clip_command import main
+sys.argv[1:] = ["search", *sys.argv[1:], "a red car", "--minus", "snow"]
+try:
+    main()
+finally:
+    print({"torch", "transformers"} & set(sys.modules))
+"""
+
+
+def test_a_text_query_needs_neither_the_model_nor_torch(index, capsys):
+    done = subprocess.run([sys.executable, "-c", IN_A_PROCESS, index], capture_output=True, text=True, check=True)
+    *lines, modules = done.stdout.splitlines()
+    assert modules == "set()"
+    capsys.readouterr()
+    assert run("search", index, "a red car", "--minus", "snow", "--device", "cpu") == 0
+    expected = capsys.readouterr().out.splitlines()
+    assert [float(line.split()[0]) for line in lines] == pytest.approx(
+        [float(x.split()[0]) for x in expected], abs=2e-4
+    )
+
+
+def test_a_text_query_loads_only_the_text_tower(index, photos, tmp_path, capsys, monkeypatch):
+    assert run("index", tmp_path / "out.npy", "-o", index, "--folder", photos, "--no-text-tower") == 0
     monkeypatch.setattr(common, "load_model", None)
     capsys.readouterr()
     assert run("search", index, "a red car", "-k", "3") == 0

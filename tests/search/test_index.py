@@ -1,5 +1,6 @@
 """An index of what `embed` wrote: built, brought up to date, searched, refused to another model."""
 
+import copy
 import json
 from functools import partial
 
@@ -17,6 +18,7 @@ from hf_clip.embedding.identity import store_settings
 from hf_clip.embedding.reading import open_embeddings
 from hf_clip.embedding.stores import OUTPUT_SUFFIXES, StoreError
 from hf_clip.search import graph
+from hf_clip.search.storage import SearchError
 
 pytest.importorskip("pyarrow")
 TEXTS = ["a red car", "snow", "two dogs on a beach"]
@@ -70,6 +72,25 @@ def test_sums_of_texts_and_images_find_the_nearest(clip, photos, suffix, kind, t
         np.testing.assert_allclose([hit["score"] for hit in hits], [cosines[hit["path"]] for hit in hits], atol=1e-6)
         # the tiny ResNet sees these photos alike up to 1e-8: their order is compared by score
         np.testing.assert_allclose([hit["score"] for hit in hits], sorted(cosines.values())[:-5:-1], atol=1e-6)
+
+
+def test_an_index_answers_texts_by_its_own_tower(clip, photos, tmp_path):
+    embedded(photos, tmp_path / "f.npy", *clip)
+    whole = ImageIndex.build(tmp_path / "f.npy", tmp_path / "i", *clip)
+    alone = ImageIndex.load(tmp_path / "i")
+    query = {"text": [(TEXTS[0], 2), TEXTS[2]], "minus": TEXTS[1]}
+    scores = [hit["score"] for hit in whole.search(**query)]
+    assert [hit["score"] for hit in alone.search(**query)] == pytest.approx(scores, abs=1e-6)
+    with pytest.raises(ValueError, match="only the text tower is loaded"):
+        alone.search(image=photos / "0.png")
+
+
+def test_a_tower_that_numpy_cannot_repeat_is_not_kept(clip, photos, tmp_path):
+    embedded(photos, tmp_path / "f.npy", *clip)
+    model = copy.deepcopy(clip[0]).bfloat16()
+    ImageIndex.build(tmp_path / "f.npy", tmp_path / "i", model, clip[1])
+    with pytest.raises(SearchError, match="has no text tower: load it with the model that made it"):
+        ImageIndex.load(tmp_path / "i")
 
 
 def test_a_text_tower_searches_by_text(clip, repositories, family, photos, tmp_path):
