@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -20,6 +20,7 @@ from .exported.manifest import is_exported
 from .model.modeling_hf_clip import HFCLIPModel, HFCLIPTextModelWithProjection
 from .openai.errors import CheckpointError
 from .openai.published import CHECKPOINT_SUFFIXES, CHECKPOINTS, HUB_PREFIX, OPEN_CLIP_CONFIG
+from .utils.hardware import fastest_dtype, warn_if_slow
 
 TEXT_TOWERS = {"hf_clip": HFCLIPTextModelWithProjection, "clip": CLIPTextModelWithProjection}
 # a misspelled ViT-B/32 must not become the repository of whoever takes the name ViT-B on the Hub
@@ -30,7 +31,7 @@ def load_clip(
     source: str | os.PathLike,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["fastest"] | None = None,
     optimize: bool = False,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -49,7 +50,8 @@ def load_clip(
             OWNER/NAME@REVISION.
         device: Where to compute. For an exported folder one that its runtime was installed for.
         dtype: What to compute in, float32 unless the folder says otherwise. float16 of a name or file is the original's
-            mix on a GPU. Of an exported folder, float16 picks the fp16 files and int8 the q8 files.
+            mix on a GPU. Of an exported folder, float16 picks the fp16 files and int8 the q8 files. "fastest" takes
+            what the device is fastest in: float16 on CUDA, bfloat16 on a CPU with instructions for it, else float32.
         optimize: Call the model's `optimize_for_inference()`.
         trust_remote_code: Run code that comes with the repository.
         revision: Branch, tag or commit of a Hub repository; it pins the repository's code as well.
@@ -74,7 +76,10 @@ def load_clip(
     source, hub = _resolve(source, revision, token, subfolder, cache_dir)
     if is_exported(source):
         return _load_exported(source, device, dtype, optimize)
+    if dtype == "fastest":
+        dtype = fastest_dtype(device)[0]
     _check_dtype(source, dtype)
+    warn_if_slow(dtype, device)
     options = {} if dtype is None else {"dtype": dtype}
     if hub is None:
         model, processor = _load_checkpoint(source, HFCLIPModel, cache_dir, **options)
@@ -113,6 +118,7 @@ def load_text_tower(
     resolved, hub = _resolve(source, revision, token, subfolder, cache_dir)
     if hub is None:
         _check_dtype(resolved, dtype)
+        warn_if_slow(dtype, device)
         model, processor = _load_checkpoint(resolved, HFCLIPTextModelWithProjection, cache_dir, dtype=dtype)
         return (model if device is None else model.to(device)), processor.tokenizer
     hub["trust_remote_code"] = trust_remote_code
@@ -120,6 +126,7 @@ def load_text_tower(
     if config is None or config.model_type not in TEXT_TOWERS:
         return load_clip(resolved, device=device, dtype=dtype, **hub)
     _check_dtype(resolved, dtype)
+    warn_if_slow(dtype, device)
     model = TEXT_TOWERS[config.model_type].from_pretrained(resolved, dtype=dtype, **hub).eval()
     tokenizer = AutoTokenizer.from_pretrained(resolved, **hub)
     _record_revision(model, hub)
@@ -203,6 +210,8 @@ def _load_checkpoint(
 
 
 def _check_dtype(source: str, dtype: torch.dtype | None) -> None:
+    if isinstance(dtype, str):
+        raise ValueError(f"dtype is {dtype!r}: choose a dtype of torch, or 'fastest'")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(
             f"{source} cannot compute in {dtype}, exported folders have 8-bit files: export it with --precision q8"
@@ -210,7 +219,7 @@ def _check_dtype(source: str, dtype: torch.dtype | None) -> None:
 
 
 def _load_exported(
-    directory: str, device: str | torch.device | None, dtype: torch.dtype | None, optimize: bool
+    directory: str, device: str | torch.device | None, dtype: torch.dtype | str | None, optimize: bool
 ) -> tuple[Any, Any]:
     from .exported.model import load_exported
 

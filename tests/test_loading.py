@@ -250,3 +250,11 @@ def test_a_revision_is_loaded_and_recorded(hub, repositories, family, load, tmp_
 def test_a_classifier_takes_the_options_of_loading(hub):
     classifier = ZeroShotClassifier.from_pretrained("owner/clip", ["a", "b"], revision=hub, token="secret")
     assert classifier.model.config.name_or_path == f"owner/clip@{hub}"
+
+
+def test_fastest_is_what_the_device_is_fastest_in(repositories, family, monkeypatch):
+    for names, dtype in ((("avx512_bf16",), torch.bfloat16), ((), torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda names=names: dict.fromkeys(names, True))
+        assert load_clip(repositories[family], dtype="fastest")[0].dtype == dtype
+    with pytest.raises(ValueError, match="dtype is 'quick': choose a dtype of torch, or 'fastest'"):
+        load_clip(repositories[family], dtype="quick")

@@ -50,11 +50,7 @@ def _load(
     import torch
     from transformers.utils import logging
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"cannot compute on {device}: {first_line(error)}") from error
+    dtype, device = settled(dtype, device)
     logging.disable_progress_bar()
     try:
         return loader(model_id, device=device, dtype=getattr(torch, dtype.value), **options)
@@ -62,6 +58,24 @@ def _load(
         raise
     except Exception as error:  # a broken file makes its reader raise anything
         raise CommandError(f"cannot load {model_id}: {first_line(error)}") from error
+
+
+def settled(dtype: Precision, device: str | None) -> tuple[Precision, str]:
+    """Choose the device, and the dtype that `fastest` stands for, which standard error names."""
+    import torch
+
+    from ..utils.hardware import default_device, fastest_dtype
+
+    device = device or str(default_device())
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"cannot compute on {device}: {first_line(error)}") from error
+    if dtype is Precision.fastest:
+        chosen, reason = fastest_dtype(device)
+        dtype = Precision(str(chosen).removeprefix("torch."))
+        say(f"computing in {dtype.value}: {reason}", err=True)
+    return dtype, device
 
 
 class Skipped:

@@ -177,6 +177,8 @@ def embed(
     if clip_retrieval and shard is not None:
         raise CommandError("--clip-retrieval wants all images: run it once more without --shard at the end")
     part = parse_shard(shard)
+    if dtype is Precision.fastest:  # what it stands for here is recorded with the embeddings
+        dtype, _ = common.settled(dtype, device)
     options = EmbedOptions(
         model, batch_size, workers, normalize, device, dtype.value, optimize, trust_remote_code, text_column, exif.value
     )

@@ -11,12 +11,13 @@ ADVANCED = "Advanced"
 
 
 class Precision(str, Enum):
-    """Dtypes that a model computes in; int8 is for exported folders alone."""
+    """Dtypes that a model computes in; int8 is for exported folders, and `fastest` stands for one of the others."""
 
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
     int8 = "int8"
+    fastest = "fastest"
 
 
 class RowType(str, Enum):
@@ -43,8 +44,9 @@ ComputeDType = Annotated[
     Precision,
     typer.Option(
         "--dtype",
-        help="The dtype to compute in; embeddings are float32 in any case. Of an exported folder float16 and int8 "
-        "take the files in fp16 and q8.",
+        help="The dtype to compute in; embeddings are float32 in any case. fastest is float16 on a GPU, bfloat16 on a "
+        "CPU with instructions for it, else float32. Of an exported folder float16 and int8 take the files in fp16 and "
+        "q8.",
         rich_help_panel=ADVANCED,
     ),
 ]

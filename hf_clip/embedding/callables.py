@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ..data.images import Exif, ImageRef, UnreadableImageError
 from ..loading import load_clip, load_text_tower
+from ..utils.hardware import default_device
 from ..utils.text import first_line
 from .arrow import as_objects
 from .features import features
@@ -40,7 +41,7 @@ class _Worker:
     def _load(self) -> Loaded:
         return load_clip(
             self.model,  # type: ignore[arg-type]
-            device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=self.device or default_device(),
             dtype=getattr(torch, self.dtype),
             optimize=self.optimize,
             trust_remote_code=self.trust_remote_code,
@@ -270,7 +271,7 @@ class TextEmbedder(_Worker):
     def _load(self) -> Loaded:
         return load_text_tower(
             self.model,  # type: ignore[arg-type]
-            device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=self.device or default_device(),
             dtype=getattr(torch, self.dtype),
             trust_remote_code=self.trust_remote_code,
         )
