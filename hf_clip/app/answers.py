@@ -3,7 +3,6 @@
 Requests come from anyone who reaches the page, so every input has a bound that is checked before work begins.
 """
 
-import io
 import os
 import stat
 from collections.abc import Sequence
@@ -11,29 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import PreTrainedModel
 
+from ..data.requests import (
+    MAX_LABELS,
+    MAX_MAP_SIDE,
+    MAX_MAPPED_TEXTS,
+    MAX_TEMPLATES,
+    MAX_UPLOAD_BYTES,
+    RequestError,
+    check_characters,
+    check_prompts,
+    decode_upload,
+)
 from ..localization.maps import where
 from ..plots.sheet import SIDE, thumbnail_of
 from ..search.index import ImageIndex
 from ..zero_shot.classifier import ZeroShotClassifier
 from ..zero_shot.head import NONE_LABEL, Mode
 from ..zero_shot.prompts import TEMPLATE
-
-UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_UPLOAD_BYTES = 20_000_000
-MAX_PIXELS = 40_000_000
-MAX_SCANS = 200  # of a progressive JPEG; cameras and programs write about 10
-MAX_MAP_SIDE = 1024
-MAX_LABELS, MAX_TEMPLATES, MAX_PROMPTS = 1000, 100, 4000
-MAX_TEXTS = 8
-MAX_CHARACTERS = 100_000
-START_OF_SCAN = b"\xff\xda"
-
-
-class AppError(ValueError):
-    """Raised for a request that its sender can put right."""
 
 
 def check_upload(path: str | os.PathLike, folder: str | os.PathLike) -> str:
@@ -47,7 +43,7 @@ def check_upload(path: str | os.PathLike, folder: str | os.PathLike) -> str:
         folder: The folder into which Gradio writes uploads.
 
     Raises:
-        AppError: The path is not that of an upload.
+        RequestError: The path is not that of an upload.
     """
     try:
         resolved = Path(path).resolve(strict=True)
@@ -55,7 +51,7 @@ def check_upload(path: str | os.PathLike, folder: str | os.PathLike) -> str:
     except (OSError, ValueError, RuntimeError):  # no such file, a null byte, a circle of links
         is_upload = False
     if not is_upload:
-        raise AppError("the image is not an upload: upload it again")
+        raise RequestError("the image is not an upload: upload it again")
     return str(resolved)
 
 
@@ -63,22 +59,15 @@ def read_upload(path: str | os.PathLike | None) -> Image.Image:
     """Decode an uploaded file, turned as its EXIF orientation says.
 
     Raises:
-        AppError: There is no file, it is not an image in UPLOAD_FORMATS, or it exceeds a bound.
+        RequestError: There is no file, it is not an image in UPLOAD_FORMATS, or it exceeds a bound.
     """
     if path is None:
-        raise AppError("there is no image: upload one")
+        raise RequestError("there is no image: upload one")
     try:
         content = _read_bytes(path)
-        with Image.open(io.BytesIO(content), formats=UPLOAD_FORMATS) as image:
-            check_pixels(image.width * image.height)
-            _check_scans(image, content)
-            return ImageOps.exif_transpose(image)
-    except AppError:
-        raise
-    except Image.DecompressionBombError:
-        raise AppError(f"the image has over {MAX_PIXELS:,} pixels: make it smaller") from None
-    except Exception:  # plugins of Pillow raise arbitrary exceptions, with paths of the server in their messages
-        raise AppError(f"the file cannot be read as an image: upload one of {', '.join(UPLOAD_FORMATS)}") from None
+    except OSError:  # its message has the path of the server
+        content = b""
+    return decode_upload(content)
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:
@@ -86,57 +75,25 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise AppError("the image is not an upload: upload it again")
+            raise RequestError("the image is not an upload: upload it again")
         content = file.read(MAX_UPLOAD_BYTES + 1)
-    if len(content) > MAX_UPLOAD_BYTES:
-        raise AppError(f"the file has over {MAX_UPLOAD_BYTES:,} bytes: make it smaller")
     return content
-
-
-def check_pixels(count: int) -> None:
-    """Raise AppError for an image of more than MAX_PIXELS pixels."""
-    if count > MAX_PIXELS:
-        raise AppError(f"the image has {count:,} pixels, at most {MAX_PIXELS:,} are read: make it smaller")
-
-
-def _check_scans(image: Image.Image, content: bytes) -> None:
-    """Raise AppError for a JPEG of so many scans, each of which passes over all pixels, that it decodes for minutes."""
-    # compressed data of a JPEG escapes 0xff, so these bytes are a marker wherever they stand
-    has_scans = image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg"
-    if has_scans and content.count(START_OF_SCAN) > MAX_SCANS:
-        raise AppError(
-            f"the JPEG has {content.count(START_OF_SCAN):,} scans, at most {MAX_SCANS} are read: save it again"
-        )
 
 
 def split_lines(text: str | None, name: str, most: int, least: int = 1) -> list[str]:
     """Split `text` into its different lines, without blank ones.
 
     Raises:
-        AppError: There are fewer lines than `least`, more than `most`, or over MAX_CHARACTERS characters.
+        RequestError: There are fewer lines than `least`, more than `most`, or over MAX_CHARACTERS characters.
     """
     text = text or ""
-    if len(text) > MAX_CHARACTERS:
-        raise AppError(f"the {name} have {len(text):,} characters, at most {MAX_CHARACTERS:,} are read: shorten them")
+    check_characters(name, len(text))
     lines = list(dict.fromkeys(line for line in map(str.strip, text.splitlines()) if line))
     if len(lines) < least:
-        raise AppError(f"there are no {name}: write one per line")
+        raise RequestError(f"there are no {name}: write one per line")
     if len(lines) > most:
-        raise AppError(f"there are {len(lines):,} {name}, at most {most:,} are read: leave some out")
+        raise RequestError(f"there are {len(lines):,} {name}, at most {most:,} are read: leave some out")
     return lines
-
-
-def split_templates(text: str | None) -> list[str]:
-    """Split templates; TEMPLATE if there is none.
-
-    Raises:
-        AppError: A template has no {}, or other braces: a format such as {:>900000000} would fill the memory.
-    """
-    templates = split_lines(text, "templates", MAX_TEMPLATES, least=0) or [TEMPLATE]
-    for template in templates:
-        if "{}" not in template or set(template.replace("{}", "")) & {"{", "}"}:
-            raise AppError(f"the template {template[:80]!r} needs {{}} for the label, and no other braces: change it")
-    return templates
 
 
 def label_scores(
@@ -150,12 +107,9 @@ def label_scores(
 ) -> dict[str, float]:
     """Score the upload against labels, averaged over templates, one of either per line; return the `top_k` best."""
     image = read_upload(upload)
-    chosen, around = split_lines(labels, "labels", MAX_LABELS), split_templates(templates)
-    if len(chosen) * len(around) > MAX_PROMPTS:
-        raise AppError(
-            f"{len(chosen):,} labels in {len(around):,} templates are {len(chosen) * len(around):,} prompts, at most "
-            f"{MAX_PROMPTS:,} are computed: leave some out"
-        )
+    chosen = split_lines(labels, "labels", MAX_LABELS)
+    around = split_lines(templates, "templates", MAX_TEMPLATES, least=0) or [TEMPLATE]
+    check_prompts(chosen, around)
     [answers] = ZeroShotClassifier(model, processor, chosen, around, mode=mode)(image, int(top_k))
     return {answer["label"]: answer["score"] for answer in answers}
 
@@ -173,7 +127,7 @@ def locate(
     """Map where in the upload each text is; return the image, at most MAX_MAP_SIDE pixels long, texts and maps."""
     image = read_upload(upload)
     image.thumbnail((MAX_MAP_SIDE, MAX_MAP_SIDE))
-    chosen = split_lines(texts, "texts", MAX_TEXTS)
+    chosen = split_lines(texts, "texts", MAX_MAPPED_TEXTS)
     return image, chosen, where(model, processor, image, chosen, method, whole=whole)
 
 
@@ -184,10 +138,10 @@ def find(
 
     The thumbnail of an image that cannot be opened is gray. A caption has the name of the file, not its folder.
     """
-    lines = split_lines(texts, "texts", MAX_TEXTS, least=0)
+    lines = split_lines(texts, "texts", MAX_MAPPED_TEXTS, least=0)
     images = [read_upload(upload)] if with_image else []
     if not lines and not images:
-        raise AppError("the query is empty: write a text, or search with the image")
+        raise RequestError("the query is empty: write a text, or search with the image")
     hits = index.search(lines, image=images, k=int(count))
     return [
         (
@@ -198,4 +152,4 @@ def find(
     ]
 
 
-__all__ = ["AppError", "check_upload", "decide_upload", "find", "label_scores", "locate", "read_upload"]
+__all__ = ["check_upload", "decide_upload", "find", "label_scores", "locate", "read_upload"]

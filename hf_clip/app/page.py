@@ -8,22 +8,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from ..data.requests import MAX_LABELS, MAX_MAPPED_TEXTS, MAX_UPLOAD_BYTES, RequestError
 from ..plots.maps import maps_figure
 from ..search.index import ImageIndex
 from ..utils.packages import require
 from ..zero_shot.classifier import ZeroShotClassifier
 from ..zero_shot.prompts import TEMPLATE
-from .answers import (
-    MAX_LABELS,
-    MAX_TEXTS,
-    MAX_UPLOAD_BYTES,
-    AppError,
-    check_upload,
-    decide_upload,
-    find,
-    label_scores,
-    locate,
-)
+from .answers import check_upload, decide_upload, find, label_scores, locate
 
 THREADS = 4
 MAX_WAITING = 256
@@ -150,7 +141,7 @@ def _photo(gradio: Any) -> Any:
         # a request may hold any path here: Gradio checks the path of gr.File, but not that of gr.Image
         try:
             return None if upload is None else check_upload(upload.path, photo.GRADIO_CACHE)
-        except AppError as error:
+        except RequestError as error:
             raise gradio.Error(str(error), print_exception=False) from error
 
     # Gradio would decode an image of any size here; in a subclass it would write a stub file beside this module
@@ -212,7 +203,7 @@ def _decide_tab(gradio: Any, photo: Any, classifier: ZeroShotClassifier) -> None
 
 
 def _where_tab(gradio: Any, photo: Any, clip: tuple[Any, Any]) -> None:
-    texts = gradio.Textbox("a red circle", lines=2, label=f"texts, one per line, at most {MAX_TEXTS}")
+    texts = gradio.Textbox("a red circle", lines=2, label=f"texts, one per line, at most {MAX_MAPPED_TEXTS}")
     choices = [(f"{method}: {note}", method) for method, note in METHOD_NOTES.items()]
     method = gradio.Radio(choices, value="dense", label="method")
     whole = gradio.Checkbox(label="read the image to its edges, instead of the square in its middle")

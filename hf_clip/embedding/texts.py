@@ -1,8 +1,8 @@
 """Embeddings of many texts."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +16,7 @@ SHORT, LIKE = 16, 1.5
 BATCH_TOKENS = 4096
 # transformers' own tokenizers keep the padding and truncation of a call until the next one
 _TOKENIZING = threading.Lock()
+_T = TypeVar("_T", bound=Hashable)
 
 
 def embed_texts(
@@ -61,13 +62,61 @@ def embed_texts(
     batches = (
         _tokenize(tokenizer, batch, **tokenizer_kwargs) for batch in _of_like_length(unique, lengths, batch_tokens)
     )
-    embeds = collect(
-        (features(model, "text", batch, normalize).cpu() for batch in batches),
-        "text",
-        len(unique),
+    return _embed_each_once(model, batches, unique, texts, normalize)
+
+
+def token_ids(processor: Any, texts: Sequence[str], truncation: bool = False) -> list[list[int]]:
+    """Return the token ids of each text, start and end included, however many they are unless truncated."""
+    return _tokenize(getattr(processor, "tokenizer", processor), list(texts), truncation=truncation, verbose=False)[
+        "input_ids"
+    ]
+
+
+def embed_token_ids(
+    model: PreTrainedModel,
+    processor: Any,
+    ids: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    normalize: bool = True,
+) -> torch.Tensor:
+    """Embed texts that are tokenized already, as `embed_texts` embeds texts.
+
+    Args:
+        model: As in `embed_texts`.
+        processor: As in `embed_texts`.
+        ids: For each text its token ids, start and end included, at most as many as the model reads.
+        batch_tokens: The most tokens of a batch, padding included.
+        normalize: Scale embeddings to length 1.
+
+    Returns:
+        Embeddings (N, projection_dim), float32 on the CPU.
+    """
+    check_list("ids", ids)
+    tokenizer, rows = getattr(processor, "tokenizer", processor), [tuple(each) for each in ids]
+    unique = sorted(dict.fromkeys(rows), key=len)
+    batches = (
+        _pad(tokenizer, batch) for batch in _of_like_length(unique, {each: len(each) for each in unique}, batch_tokens)
     )
+    return _embed_each_once(model, batches, unique, rows, normalize)
+
+
+def _embed_each_once(
+    model: PreTrainedModel,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    unique: Sequence[Hashable],
+    wanted: Sequence[Hashable],
+    normalize: bool,
+) -> torch.Tensor:
+    """Compute the embeddings of `unique`, which `batches` have as inputs, and return a row for each of `wanted`."""
+    embeds = collect((features(model, "text", batch, normalize).cpu() for batch in batches), "text", len(unique))
     rows = {text: row for row, text in enumerate(unique)}
-    return embeds[[rows[text] for text in texts]]
+    return embeds[[rows[text] for text in wanted]]
+
+
+def _pad(tokenizer: Any, ids: list[tuple[int, ...]]) -> Mapping[str, torch.Tensor]:
+    with _TOKENIZING:
+        return tokenizer.pad({"input_ids": [list(each) for each in ids]}, return_tensors="pt")
 
 
 def _tokenize(tokenizer: Any, texts: list[str], **tokenizer_kwargs) -> Mapping[str, Any]:
@@ -76,12 +125,12 @@ def _tokenize(tokenizer: Any, texts: list[str], **tokenizer_kwargs) -> Mapping[s
         return tokenizer(texts, **tokenizer_kwargs)
 
 
-def _of_like_length(texts: list[str], lengths: Mapping[str, int], batch_tokens: int) -> Iterator[list[str]]:
+def _of_like_length(texts: list[_T], lengths: Mapping[_T, int], batch_tokens: int) -> Iterator[list[_T]]:
     """Split `texts`, sorted by length, into batches of at most `batch_tokens` with padding, or of one text.
 
     The longest text of a batch has at most SHORT tokens, or LIKE times as many as its shortest.
     """
-    batch = []
+    batch: list[_T] = []
     for text in texts:
         full = (len(batch) + 1) * lengths[text] > batch_tokens
         if batch and (full or lengths[text] > max(SHORT, LIKE * lengths[batch[0]])):
@@ -91,4 +140,4 @@ def _of_like_length(texts: list[str], lengths: Mapping[str, int], batch_tokens: 
     yield batch
 
 
-__all__ = ["embed_texts"]
+__all__ = ["embed_texts", "embed_token_ids", "token_ids"]

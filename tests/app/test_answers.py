@@ -13,9 +13,10 @@ from support.plain import load
 
 import hf_clip
 from hf_clip.app import answers
-from hf_clip.app.answers import AppError, label_scores, locate
+from hf_clip.app.answers import label_scores, locate
 from hf_clip.cli.common import CommandError
 from hf_clip.cli.serve_app import read_users
+from hf_clip.data.requests import START_OF_SCAN, RequestError
 from hf_clip.search.index import ImageIndex
 
 
@@ -82,7 +83,7 @@ def test_uploads_are_refused_without_naming_files_of_the_server(name, content, p
         path.write_bytes(open(upload, "rb").read()[:900])  # noqa: SIM115
     elif content:
         Image.new("1", content).save(path)
-    with pytest.raises(AppError, match=problem) as refused:
+    with pytest.raises(RequestError, match=problem) as refused:
         answers.read_upload(path)
     assert str(tmp_path) not in str(refused.value)
 
@@ -92,9 +93,9 @@ def test_uploads_are_refused_without_naming_files_of_the_server(name, content, p
     [("", "there are no labels"), ("\n".join(map(str, range(1001))), "there are 1,001 labels, at most 1,000")],
 )
 def test_labels_are_counted(clip, upload, labels, problem):
-    with pytest.raises(AppError, match=problem):
+    with pytest.raises(RequestError, match=problem):
         label_scores(clip.model, clip.processor, upload, labels, "", 5)
-    with pytest.raises(AppError, match="there is no image: upload one"):
+    with pytest.raises(RequestError, match="there is no image: upload one"):
         label_scores(clip.model, clip.processor, None, "a cat", "", 5)
 
 
@@ -121,7 +122,7 @@ def test_find_gives_the_index_s_images(clip, tmp_path, upload):
     assert [caption for _, caption in found] == [f"{hit['score']:.3f} {hit['path']}" for hit in expected]
     for thumbnail, caption in found:
         assert (thumbnail.size == (256, 256)) == caption.endswith("5.png")
-    with pytest.raises(AppError, match="the query is empty"):
+    with pytest.raises(RequestError, match="the query is empty"):
         answers.find(index, None, " ", 3)
     assert len(answers.find(index, None, "a cat", 2)) == 2
 
@@ -141,9 +142,9 @@ def test_only_files_of_the_upload_folder_are_read(tmp_path, upload):
         outside, uploads / "../outside.png", uploads / "link.png", uploads / "pipe.png", uploads, beside / "x.png",
         uploads / "gone.png", "", "/dev/zero", "a\0b", "https://example.com/a.png", "~/a.png",
     ):  # fmt: skip
-        with pytest.raises(AppError, match="the image is not an upload: upload it again"):
+        with pytest.raises(RequestError, match="the image is not an upload: upload it again"):
             answers.check_upload(path, uploads)
-    with pytest.raises(AppError, match="the image is not an upload"):
+    with pytest.raises(RequestError, match="the image is not an upload"):
         answers.read_upload(uploads / "pipe.png")
 
 
@@ -152,7 +153,7 @@ def progressive(scans: int) -> bytes:
     buffer = BytesIO()
     Image.effect_noise((256, 256), 50).convert("RGB").save(buffer, "JPEG", progressive=True)
     content = buffer.getvalue()
-    last = content.rindex(answers.START_OF_SCAN)
+    last = content.rindex(START_OF_SCAN)
     return content[:last] + content[last:-2] * scans + content[-2:]
 
 
@@ -160,7 +161,7 @@ def test_a_jpeg_of_very_many_scans_is_refused_at_once(tmp_path):
     (tmp_path / "few.jpg").write_bytes(progressive(1))
     assert answers.read_upload(tmp_path / "few.jpg").size == (256, 256)
     (tmp_path / "many.jpg").write_bytes(progressive(1000))
-    with pytest.raises(AppError, match=r"the JPEG has 1,0\d\d scans, at most 200 are read: save it again"):
+    with pytest.raises(RequestError, match=r"the JPEG has 1,0\d\d scans, at most 200 are read: save it again"):
         answers.read_upload(tmp_path / "many.jpg")
 
 
@@ -192,7 +193,7 @@ def test_a_phone_photo_is_turned_upright(tmp_path):
     ],
 )
 def test_small_requests_have_bounded_costs(clip, upload, labels, templates, problem):
-    with pytest.raises(AppError, match=problem):
+    with pytest.raises(RequestError, match=problem):
         label_scores(clip.model, clip.processor, upload, labels, templates, 5)
 
 

@@ -16,7 +16,7 @@ from support.image_corpus import random_image
 from support.plain import load
 
 from hf_clip import ZeroShotClassifier
-from hf_clip.app.answers import MAX_PIXELS
+from hf_clip.data.requests import MAX_PIXELS
 from hf_clip.search.index import ImageIndex
 
 pytestmark = pytest.mark.integration
