@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "hf_clip"
 LEVELS = [
     {"__main__"},
     {"cli"},
-    {"app"},
+    {"app", "serving"},
     {"curation"},
     {"training", "export", "search", "localization", "few_shot"},
     {"evaluation"},

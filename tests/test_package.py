@@ -25,7 +25,9 @@ ROOT = Path(__file__).parents[1]
 tomllib = pytest.importorskip("tomllib")  # of Python 3.11
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-FOR_USERS = ("plot", "parquet", "search", "ray", "remote", "train", "eval", "peft")
+FOR_USERS = ("plot", "parquet", "search", "serve", "ray", "remote", "train", "eval", "peft")
+# rooms that only verbs of these extras enter, after `require`: they import the packages of the extra at once
+ROOMS = {"serve": "hf_clip/serving/"}
 LABELS = "a cat,a dog"
 RUN_VERBS = """
 import json, sys
@@ -69,7 +71,26 @@ def undeclared(names: set[str], requirements: list[str]) -> set[str]:
 
 
 def test_every_import_is_a_declared_dependency():
-    assert undeclared(set(imported(late=False)), PROJECT["dependencies"]) == set()
+    at_once = imported(late=False)
+    elsewhere = {
+        name
+        for name, files in at_once.items()
+        if not all(any(file.startswith(room) for room in ROOMS.values()) for file in files)
+    }
+    assert undeclared(elsewhere, PROJECT["dependencies"]) == set()
+    for extra, room in ROOMS.items():
+        inside = {name for name, files in at_once.items() if any(file.startswith(room) for file in files)}
+        assert undeclared(inside, PROJECT["dependencies"] + EXTRAS[extra]) == set()
+
+
+@pytest.mark.parametrize("room", ROOMS.values())
+def test_a_room_of_an_extra_is_entered_late(room):
+    """No module imports it at once."""
+    name = room.rstrip("/").rpartition("/")[2]
+    outside = [file for file in (ROOT / "hf_clip").rglob("*.py") if name not in file.parts]
+    found = [line for file in outside for line in file.read_text("utf-8").splitlines() if f".{name}." in line]
+    assert found
+    assert all(line.startswith(" ") for line in found), found
 
 
 def test_every_import_in_a_function_is_a_dependency_or_an_extra():
@@ -196,8 +217,8 @@ def test_every_verb_runs_from_the_wheel(installed, archives, family, tmp_path):
     written = {path.name for path in tmp_path.iterdir()}
     assert {"clip", "back.pt", "scores.png", "features.safetensors"} <= written
     verbs_of_the_wheel = set(re.findall(r"^│ ([a-z][a-z-]+) ", run(installed / "hf-clip", "--help"), re.MULTILINE))
-    # these need packages of their own: tests/integrations runs them
-    assert verbs_of_the_wheel - {"app", "export"} == verbs.keys(), "run the new verb here too"
+    # two need packages of their own, which tests/integrations has; a server runs in tests/serving
+    assert verbs_of_the_wheel - {"app", "export", "serve"} == verbs.keys(), "run the new verb here too"
 
 
 @pytest.mark.slow

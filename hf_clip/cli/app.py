@@ -23,6 +23,7 @@ from .finetune import finetune
 from .index import index
 from .merge import merge
 from .search import duplicates, search
+from .serve import serve
 from .serve_app import serve_app
 from .suspects import suspects
 from .to_openai import to_openai
@@ -47,6 +48,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "finetune": finetune,
     "merge": merge,
     "where": where,
+    "serve": serve,
     "app": serve_app,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {

@@ -20,6 +20,8 @@ from .options import (
     BatchSize,
     ComputeDType,
     Device,
+    ExifMode,
+    ExifUse,
     ModelId,
     Optimize,
     Precision,
@@ -38,13 +40,6 @@ if TYPE_CHECKING:
 
 Clip = tuple[Any, Any]
 Load = Callable[[], tuple[Clip, dict[str, Any]]]
-
-
-class ExifUse(str, Enum):
-    """Use of the EXIF orientation of photos."""
-
-    ignore = "ignore"
-    apply = "apply"
 
 
 class Engine(str, Enum):
@@ -108,12 +103,7 @@ def embed(
             rich_help_panel=ADVANCED, help="The column of a parquet SOURCE that identifies an image (default: its row)."
         ),
     ] = None,
-    exif: Annotated[
-        ExifUse,
-        typer.Option(
-            rich_help_panel=ADVANCED, help="apply: turn photos as their EXIF orientation says; the original ignores it."
-        ),
-    ] = ExifUse.ignore,
+    exif: ExifMode = ExifUse.ignore,
     allow_scheme: AllowScheme = None,
     retry_errors: Annotated[
         bool,

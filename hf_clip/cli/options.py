@@ -27,6 +27,13 @@ class RowType(str, Enum):
     float16 = "float16"
 
 
+class ExifUse(str, Enum):
+    """Use of the EXIF orientation of photos."""
+
+    ignore = "ignore"
+    apply = "apply"
+
+
 ModelId = Annotated[
     str,
     typer.Option(
@@ -100,6 +107,14 @@ Seed = Annotated[int, typer.Option(help="Seed of the images that are drawn.", ri
 Store = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Keep the embeddings of images here, so that a later run is fast."),
+]
+ExifMode = Annotated[
+    ExifUse,
+    typer.Option(
+        "--exif",
+        rich_help_panel=ADVANCED,
+        help="apply: turn photos as their EXIF orientation says; the original ignores it.",
+    ),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue an interrupted run: keep the finished part of its output.")

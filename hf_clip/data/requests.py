@@ -1,4 +1,4 @@
-"""Bounds of what strangers send, shared by the app and the server, and the images and prompts within them."""
+"""Bounds of requests from strangers, shared by the app and the server, and the images and prompts within them."""
 
 import io
 from collections.abc import Sequence

@@ -44,7 +44,7 @@ def open_image(source: str | os.PathLike) -> Image.Image:
     """
     source = os.fspath(source)
     try:
-        return Image.open(io.BytesIO(_download(source) if is_address(source) else _read_file(source)))
+        return Image.open(io.BytesIO(download_image(source) if is_address(source) else _read_file(source)))
     except (OSError, ValueError, HTTPException) as error:
         raise OSError(f"cannot read {source[:200]!r} as an image (texts go in `text=`): {error}") from error
 
@@ -60,18 +60,18 @@ def _read_file(path: str) -> bytes:
         return file.read()
 
 
-def check_size(size: int) -> None:
+def check_size(size: int, most: int = MAX_IMAGE_BYTES) -> None:
     """Raise OSError for more bytes than an image may have."""
-    if size > MAX_IMAGE_BYTES:
-        raise OSError(f"it has over {MAX_IMAGE_BYTES // 10**6} MB")
+    if size > most:
+        raise OSError(f"it has over {most // 10**6} MB")
 
 
-def _download(address: str) -> bytes:
-    """Download an address, in chunks and against the clock; busy servers are asked again."""
+def download_image(address: str, opener: OpenerDirector | None = None, most: int = MAX_IMAGE_BYTES) -> bytes:
+    """Download an address, at most `most` bytes, in chunks and against the clock; busy servers are asked again."""
     deadline = time.monotonic() + MAX_SECONDS
     for pause in (*PAUSES, None):
         try:
-            return _read_response(_as_ascii(address), deadline)
+            return _read_response(_as_ascii(address), deadline, opener or _opener(), most)
         except HTTPError as error:
             if error.code not in BUSY or pause is None:
                 raise
@@ -83,15 +83,15 @@ def _download(address: str) -> bytes:
     raise AssertionError  # the last attempt returns or raises
 
 
-def _read_response(address: str, deadline: float) -> bytes:
+def _read_response(address: str, deadline: float, opener: OpenerDirector, most: int) -> bytes:
     # some sites turn urllib's own name away
     request, chunks, size = Request(address, headers={"User-Agent": "hf_clip"}), [], 0
-    with _opener().open(request, timeout=min(WAIT_SECONDS, max(0.1, deadline - time.monotonic()))) as response:
+    with opener.open(request, timeout=min(WAIT_SECONDS, max(0.1, deadline - time.monotonic()))) as response:
         read = getattr(response, "read1", response.read)  # read1 returns what has come, however little
         while chunk := read(CHUNK):
             chunks.append(chunk)
             size += len(chunk)
-            check_size(size)
+            check_size(size, most)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"it took over {MAX_SECONDS:.0f} seconds")
     return b"".join(chunks)
@@ -116,4 +116,4 @@ def _as_ascii(address: str) -> str:
     return urlunsplit((parts.scheme.lower(), host, path, query, ""))
 
 
-__all__ = ["MAX_IMAGE_BYTES", "check_size", "is_address", "open_image"]
+__all__ = ["MAX_IMAGE_BYTES", "check_size", "download_image", "is_address", "open_image"]

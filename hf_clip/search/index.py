@@ -207,19 +207,31 @@ class ImageIndex:
         if cutoff not in (None, "auto"):
             raise ValueError(f"cutoff is {cutoff!r}: choose auto, or None")
         query = self.embed_query(text, image, minus)
-        scores, found = self.nearest(query[None], k, where)
-        hits = [{"score": float(score), "row": int(row)} for score, row in zip(scores[0], found[0], strict=True)]
+        hits = self._nearest_hits(query, k, where)
         if cutoff == "auto":
             allowed = allowed_rows(self.columns, where) if where else None
             texts = self._embed_texts(list(bank))
-            chance = expected_by_chance(self.rows, query, texts, found[0], allowed)
+            chance = expected_by_chance(self.rows, query, texts, _rows_of(hits), allowed)
             hits = [
                 {**hit, "chance": float(number)}
                 for hit, number, kept in zip(hits, chance, stand_out(chance), strict=True)
                 if kept
             ]
+        return self._with_columns(hits, min_score)
+
+    def find(
+        self, query: np.ndarray, k: int = 20, where: Where = None, min_score: float = -1.0
+    ) -> list[dict[str, Any]]:
+        """Find the images most similar to a unit vector (dim,), an embedding of the same model; see `search`."""
+        return self._with_columns(self._nearest_hits(query, k, where), min_score)
+
+    def _nearest_hits(self, query: np.ndarray, k: int, where: Where) -> list[dict[str, Any]]:
+        scores, found = self.nearest(query[None], k, where)
+        return [{"score": float(score), "row": int(row)} for score, row in zip(scores[0], found[0], strict=True)]
+
+    def _with_columns(self, hits: list[dict[str, Any]], min_score: float) -> list[dict[str, Any]]:
         hits = [hit for hit in hits if hit["score"] >= min_score]
-        columns = self.columns.take(np.array([hit["row"] for hit in hits], np.int64)).to_pylist()
+        columns = self.columns.take(_rows_of(hits)).to_pylist()
         return [{**values, **hit} for values, hit in zip(columns, hits, strict=True)]
 
     def source_of(self, path: str) -> ImageRef:
@@ -295,6 +307,10 @@ class ImageIndex:
         from ..embedding.texts import embed_texts
 
         return embed_texts(self.model, self.processor, texts).numpy()
+
+
+def _rows_of(hits: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array([hit["row"] for hit in hits], np.int64)
 
 
 def _sum(embeds: np.ndarray, items: Sequence[tuple[Any, float]]) -> np.ndarray:

@@ -43,9 +43,14 @@ def embed_labels(
     """
     labels, templates = as_labels(labels), as_templates(templates)
     prompts = [template.format(label) for label in labels for template in templates]
-    embeds = embed_texts(model, processor, prompts, **tokenizer_kwargs).unflatten(0, (-1, len(templates)))
+    return average_prompts(embed_texts(model, processor, prompts, **tokenizer_kwargs), len(templates))
+
+
+def average_prompts(embeds: torch.Tensor, templates: int) -> torch.Tensor:
+    """Average embeddings of prompts (labels * templates, D) over the templates of each label, to length 1 again."""
+    embeds = embeds.unflatten(0, (-1, templates))
     # one prompt has length 1 already: to normalize it again would round it
-    return unit_length(embeds.mean(1)) if len(templates) > 1 else embeds[:, 0]
+    return unit_length(embeds.mean(1)) if templates > 1 else embeds[:, 0]
 
 
 def as_labels(labels: Iterable[Any], name: str = "labels") -> list[Any]:
@@ -78,4 +83,4 @@ def warn_of_one_label(labels: Sequence[Any]) -> None:
         )
 
 
-__all__ = ["TEMPLATE", "as_labels", "as_templates", "embed_labels", "warn_of_one_label"]
+__all__ = ["TEMPLATE", "as_labels", "as_templates", "average_prompts", "embed_labels", "warn_of_one_label"]

@@ -1,0 +1,1 @@
+"""Serve a CLIP over HTTP: embeddings, labels, scores, search and maps."""
