@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "hf_clip"
 VERB_NAMES = {
     verb.__name__ for verbs in (VERBS, *(commands for _, commands in GROUPS.values())) for verb in verbs.values()
 }
-# every module has its own, under the name that Python's documentation gives it
-EXEMPT = {"logger"}
+# every module has its own, under the name that the documentation of Python, and of Typer and Ray, gives it
+EXEMPT = {"logger", "app"}
 
 
 def names_of(module: str) -> Iterator[str]:
