@@ -166,8 +166,11 @@ async def classify_images(request: Request) -> Response:
         if not all(label.strip() for label in labels):
             raise Refusal(422, "labels: one of them is empty: write it, or leave it out", "labels")
     items = await service.read(service.reader.read_images, body.image, "image")
+    background = naming_place("labels", service.served.background, labels, body.mode)
     rows, class_embeds = await asyncio.gather(service.embed(items), service.embed_labels(labels, templates))
-    ranked = await service.read(service.served.rank, _units(rows), class_embeds, labels, body.top_k)
+    background_embeds = await service.embed_labels(background, templates) if background else None
+    head = service.served.make_head(labels, templates, body.mode, class_embeds, background, background_embeds)
+    ranked = await service.read(service.served.rank, _units(rows), head, body.top_k)
     return _json(as_json(ranked[0] if isinstance(body.image, str) else ranked))
 
 

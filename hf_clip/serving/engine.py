@@ -145,13 +145,45 @@ class ServedModel:
 
         return zero_shot_logits(self.model, torch.from_numpy(np.stack(images)), torch.as_tensor(texts))
 
-    def rank(
-        self, images: Sequence[np.ndarray], class_embeds: Any, labels: Sequence[str], top_k: int | None
-    ) -> list[list[dict[str, Any]]]:
-        """Rank labels for each image, best first, as the zero-shot pipeline does."""
+    @staticmethod
+    def background(labels: Sequence[str], mode: str) -> tuple[str, ...]:
+        """Return the texts that labels are compared with in a mode of `ZeroShotClassifier`.
+
+        Raises:
+            RequestError: A label is one of them.
+        """
+        from ..zero_shot.head import CANONICAL_TEXTS, NONE_LABEL
+
+        if mode == "one":
+            return ()
+        if both := {*CANONICAL_TEXTS, NONE_LABEL} & {*labels}:
+            raise RequestError(f"{min(both)!r} has a meaning of its own in the mode {mode}: leave it out")
+        return CANONICAL_TEXTS
+
+    @staticmethod
+    def make_head(
+        labels: Sequence[str],
+        templates: Sequence[str],
+        mode: Any,
+        class_embeds: Any,
+        background: Sequence[str],
+        background_embeds: Any,
+    ) -> Any:
+        """Make the head that turns embeddings into scores."""
+        from ..zero_shot.head import ClassifierHead
+
+        return ClassifierHead(
+            list(labels), list(templates), class_embeds, mode, list(background), background_embeds=background_embeds
+        )
+
+    def rank(self, images: Sequence[np.ndarray], head: Any, top_k: int | None) -> list[list[dict[str, Any]]]:
+        """Rank the labels of a head for each image, best first, as the zero-shot pipeline does."""
+        import torch
+
         from ..zero_shot.scoring import ranked
 
-        return [ranked(row, labels, top_k) for row in self.compare(images, class_embeds).softmax(-1)]
+        scores = head.scores(head.evidence(self.model, torch.from_numpy(np.stack(images))))
+        return [ranked(row, head.columns, top_k) for row in scores]
 
     def has_maps(self) -> bool:
         """Return True if the model can map texts in images."""

@@ -173,6 +173,10 @@ class ClassifyRequest(_Body):
     templates: Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_TEMPLATES)] | None = Field(
         None, description="Sentences around a label, {} in its place; several are averaged."
     )
+    mode: Literal["one", "any", "each"] = Field(
+        "one",
+        description="one: probabilities over the labels; any: over these and `none of these`; each: of each by itself.",
+    )
     top_k: Annotated[int, Field(ge=1, le=MAX_LABELS)] | None = Field(None, description="The number of labels to give.")
 
 

@@ -199,6 +199,17 @@ def test_classify_gives_what_the_classifier_gives(client, clip):
         np.testing.assert_allclose([x["score"] for x in found], [x["score"] for x in wanted], atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["any", "each"])
+def test_classify_knows_the_modes_of_the_classifier(client, clip, mode):
+    content, labels = image_file(), ["red", "blue"]
+    [wanted] = hf_clip.ZeroShotClassifier(clip.model, clip.processor, labels, mode=mode)(opened(content))
+    found = post(client, "/classify", {"image": encoded(content), "labels": labels, "mode": mode}).json()
+    assert [each["label"] for each in found] == [each["label"] for each in wanted]
+    np.testing.assert_allclose([x["score"] for x in found], [x["score"] for x in wanted], atol=1e-5)
+    refused = post(client, "/classify", {"image": encoded(content), "labels": ["stuff", "a"], "mode": mode})
+    assert_refused(refused, 422, "labels: 'stuff' has a meaning of its own")
+
+
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
