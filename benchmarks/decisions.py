@@ -34,7 +34,8 @@ from hf_clip.metrics import (
 )
 from hf_clip.search.cutoff import expected_by_chance, stand_out
 from hf_clip.zero_shot.calibration import calibrate_head
-from hf_clip.zero_shot.head import CANONICAL_TEXTS, ClassifierHead, make_head
+from hf_clip.zero_shot.canonical_texts import CANONICAL_TEXTS
+from hf_clip.zero_shot.head import ClassifierHead, make_head
 
 TEMPLATE = "a photo of a {}."
 ALPHA, CALIBRATED_BY, WANTED = 0.1, 50, 0.9

@@ -16,7 +16,11 @@ OUTPUT = Path(__file__).parent / "decisions.png"
 LABELS = [("red", "circle"), ("blue", "square")]
 # of one label, of none, of both
 SHOWN = [[("red", "circle")], [("green", "star")], [("yellow", "triangle")], LABELS]
-TITLES = {"one": 'mode="one": softmax over the two labels', "any": 'mode="any": and none of these', "each": 'mode="each"'}
+TITLES = {
+    "one": 'mode="one": softmax over the two labels',
+    "any": 'mode="any": and none of these',
+    "each": 'mode="each"',
+}
 SEED = 3
 
 

@@ -283,8 +283,8 @@ def _notes(head: ClassifierHead, report: dict[str, Any], chosen: dict[str, Thres
             f"{chosen['all'].count} {of} cannot assure a {kind} of {share:g}: at least {images_needed(share)} are "
             "needed, and more if some are wrong"
         )
-    if chosen and len(chosen) <= len(head.labels):
-        shared = [str(label) for label in head.labels if str(label) not in chosen]
+    shared = [label for label in head.labels if str(label) not in chosen] if chosen else []
+    if len(shared) > 1:
         notes.append(f"{len(shared)} labels share one threshold, which holds for them together and not for each")
     return notes
 
