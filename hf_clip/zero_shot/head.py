@@ -6,7 +6,8 @@ A head scores embeddings x of length 1, with the model's logit scale s, as
 
 The last two terms are for heads that were fitted to labeled images; the last is a cache of embedded examples
 (Tip-Adapter, Zhang et al., 2022). Its mode says how logits become scores, and a calibration sharpens or softens them.
-The text `probe` tells by which model the file was made. FORMAT_TENSORS lists all tensors of a file.
+The `probe`, the embedding of a fixed text, tells by which model a file was made. A head that learned from images has
+the `image_probe` too, as two models may share a text tower.
 """
 
 import json
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..embedding.identity import OtherModelError, name_of, precision_of, same_model, text_probe
+from ..embedding.identity import OtherModelError, image_probe, name_of, precision_of, same_model, text_probe
 from ..metrics.conformal import conformal_quantile
 from ..utils.files import replacing
 from .canonical_texts import CANONICAL_TEXTS
@@ -96,6 +97,13 @@ class ClassifierHead:
     def columns(self) -> list[Any]:
         """Return the name of each score: the labels and, in the mode "any", NONE_LABEL."""
         return [*self.labels, NONE_LABEL] if self.mode == "any" else self.labels
+
+    @property
+    def has_learned(self) -> bool:
+        """Return True if images took part in the head: it is calibrated, or more than embeddings of texts."""
+        lengths = self.class_embeds.norm(dim=-1)
+        terms = (self.calibration, self.bias, self.keys)
+        return any(term is not None for term in terms) or bool((lengths - 1).abs().max() > 1e-3)
 
     @torch.no_grad()
     def logits(self, model: PreTrainedModel, image_embeds: Tensor) -> Tensor:
@@ -172,9 +180,11 @@ class ClassifierHead:
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
     def save(self, path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> None:
-        """Write the head as safetensors, with the embedding of a fixed text, by which `load_head` knows the model."""
+        """Write the head as safetensors, with the embeddings of fixed inputs, by which `load_head` knows the model."""
         path = Path(path)
         tensors = {name: getattr(self, name) for name in HEAD_TENSORS} | {"probe": text_probe(model, processor)}
+        if self.has_learned:
+            tensors["image_probe"] = image_probe(model, processor)[None]
         metadata = {
             "format": CLASSES_FORMAT,
             "labels": json.dumps(self.labels),
@@ -238,19 +248,25 @@ def load_head(path: str | os.PathLike, model: PreTrainedModel, processor: Any) -
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file: {error}") from error
     try:
-        head, probe, dtype = _parsed(tensors, metadata)
+        head = _parsed(tensors, metadata)
+        known = {name: tensors[name] for name in ("probe", *(["image_probe"] if head.has_learned else []))}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if not same_model(text_probe(model, processor), probe, dtype == precision_of(model)):
+    same_precision = metadata.get("dtype") == precision_of(model)
+    probes = {"probe": text_probe, "image_probe": image_probe}
+    if not all(
+        same_model(probes[name](model, processor).reshape(1, -1), probe, same_precision)
+        for name, probe in known.items()
+    ):
         raise OtherModelError(
-            f"the class embeddings in {path} were made by another model, {metadata['model']!r}, than "
+            f"the class embeddings in {path} were made by another model, {metadata.get('model')!r}, than "
             f"{name_of(model)!r}: make them again"
         )
     return head
 
 
-def _parsed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[ClassifierHead, Tensor, str]:
-    """Return the head, the probe and the dtype of a file's contents; raise for contents that do not fit each other."""
+def _parsed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> ClassifierHead:
+    """Return the head of a file's contents; raise for contents that do not fit each other."""
     calibration = None
     if "calibration" in metadata:
         fields: dict[str, Any] = json.loads(metadata["calibration"])
@@ -265,7 +281,7 @@ def _parsed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[Class
         **{name: tensors.get(name) for name in HEAD_TENSORS},
     )
     _check_shapes(head, tensors["probe"].shape[-1])
-    return head, tensors["probe"], metadata["dtype"]
+    return head
 
 
 def _check_shapes(head: ClassifierHead, dim: int) -> None:

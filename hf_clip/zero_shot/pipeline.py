@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -101,7 +102,8 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
             if classifier.model is not self.model:
                 raise OtherModelError("classifier has another model object: make it with the model of the pipeline")
             return classifier.head
-        return load_head(classifier, self.model, self.tokenizer).to(self.model.device)
+        processor = SimpleNamespace(tokenizer=self.tokenizer, image_processor=self.image_processor)
+        return load_head(classifier, self.model, processor).to(self.model.device)
 
     def _embed_labels(
         self,

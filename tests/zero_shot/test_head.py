@@ -1,5 +1,6 @@
 """Modes, the terms of a head, its file, and decisions by its scores."""
 
+import copy
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -85,6 +86,16 @@ def test_earlier_files_damaged_ones_and_those_of_another_model(tiny, folders, tm
     other = load(folders["tiny ResNet"])
     with pytest.raises(OtherModelError, match="tiny ViT"):
         load_head(path, other.model, other.processor)
+    changed = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        changed.vision_model.post_layernorm.weight[:8] *= 3
+    # embeddings of texts serve any image tower, what was learned from images serves its own
+    plain = load_head(path, changed, tiny.processor)
+    assert not plain.has_learned
+    replace(plain, bias=torch.zeros(4)).save(tmp_path / "learned.safetensors", tiny.model, tiny.processor)
+    assert load_head(tmp_path / "learned.safetensors", tiny.model, tiny.processor).has_learned
+    with pytest.raises(OtherModelError, match="tiny ViT"):
+        load_head(tmp_path / "learned.safetensors", changed, tiny.processor)
     for change, message in (
         ({"labels": '["cat"]'}, "is damaged: class_embeds is"),
         ({"mode": "any"}, "is damaged: the mode 'any' does not fit its background"),
