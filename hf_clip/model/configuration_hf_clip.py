@@ -5,7 +5,13 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from packaging.version import Version
-from transformers import GenerationConfig, PreTrainedConfig
+
+try:
+    from transformers import GenerationConfig, PreTrainedConfig
+except ImportError as error:
+    from .requirement_hf_clip import older_transformers
+
+    raise older_transformers() from error
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)

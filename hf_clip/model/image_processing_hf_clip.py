@@ -12,7 +12,13 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as tvF
 from transformers import BatchFeature
-from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+
+try:
+    from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+except ImportError as error:
+    from .requirement_hf_clip import older_transformers
+
+    raise older_transformers() from error
 from transformers.image_processing_base import (
     ImageProcessingMixin,  # noqa: F401 (diffusers loads a class by a base class that its module names)
 )

@@ -2,15 +2,20 @@
 
 import os
 
-from transformers import (
-    BaseImageProcessor,
-    BatchFeature,
-    CLIPImageProcessor,
-    CLIPImageProcessorPil,
-    CLIPTokenizer,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
+try:
+    from transformers import (
+        BaseImageProcessor,
+        BatchFeature,
+        CLIPImageProcessor,
+        CLIPImageProcessorPil,
+        CLIPTokenizer,
+        PreTrainedTokenizerBase,
+        ProcessorMixin,
+    )
+except ImportError as error:
+    from .requirement_hf_clip import older_transformers
+
+    raise older_transformers() from error
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, Unpack
 from transformers.utils import cached_file

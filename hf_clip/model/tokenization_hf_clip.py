@@ -17,11 +17,17 @@ import regex
 import torch
 from tokenizers import AddedToken, Encoding, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
-from transformers import (
-    BatchEncoding,
-    PreTrainedTokenizerFast,  # noqa: F401 (diffusers loads a class by a base class that its module names)
-    TokenizersBackend,
-)
+
+try:
+    from transformers import (
+        BatchEncoding,
+        PreTrainedTokenizerFast,  # noqa: F401 (diffusers loads a class by a base class that its module names)
+        TokenizersBackend,
+    )
+except ImportError as error:
+    from .requirement_hf_clip import older_transformers
+
+    raise older_transformers() from error
 from transformers.tokenization_utils_base import LARGE_INTEGER, TruncationStrategy
 from transformers.utils import PaddingStrategy, TensorType, logging
 
