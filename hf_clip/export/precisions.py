@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from ..utils.packages import require
+from .towers import outside_file, save_graph
 
 # these operators stay in float32: their sums and squares exceed the range of float16
 FP32_OPERATORS = ["LayerNormalization", "Softmax", "ReduceMean", "Pow"]
@@ -32,7 +34,7 @@ def write_fp16(source: Path, target: Path) -> None:
     del converted.graph.value_info[:]  # types from before
     sorted_ = onnx_ir.from_proto(converted)
     sorted_.graph.sort()  # the converter appends the casts of inputs at the end, which other readers refuse
-    onnx_ir.save(sorted_, target)
+    save_graph(sorted_, target)
 
 
 def write_q8(source: Path, target: Path, pixels: np.ndarray | None) -> None:
@@ -44,20 +46,22 @@ def write_q8(source: Path, target: Path, pixels: np.ndarray | None) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     # 7 bits: without VNNI, two products of 8 bits do not fit the 16 that are added up
-    options = {"weight_type": QuantType.QInt8, "reduce_range": True}
-    prepared = target.with_suffix(".prepared")
-    try:
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    options: dict[str, Any] = {"weight_type": QuantType.QInt8, "reduce_range": True}
+    # a graph whose weights lie in a second file keeps them in one from step to step
+    outside = outside_file(source).is_file()
+    options["use_external_data_format"] = outside
+    with TemporaryDirectory(dir=target.parent, prefix=".q8.") as scratch:
+        prepared, quantized = Path(scratch, "prepared.onnx"), Path(scratch, "quantized.onnx")
+        outer = {"save_as_external_data": True, "all_tensors_to_one_file": True} if outside else {}
+        quant_pre_process(source, prepared, skip_symbolic_shape=True, **outer)
         if pixels is None:
-            quantize_dynamic(prepared, target, **DYNAMIC, **options, extra_options={"MatMulConstBOnly": True})
+            quantize_dynamic(prepared, quantized, **DYNAMIC, **options, extra_options={"MatMulConstBOnly": True})
         else:
             calibration = _Calibration(pixels)
-            quantize_static(prepared, target, calibration, activation_type=QuantType.QUInt8, **STATIC, **options)
-        graph = onnx_ir.load(target)
+            quantize_static(prepared, quantized, calibration, activation_type=QuantType.QUInt8, **STATIC, **options)
+        graph = onnx_ir.load(quantized)
         RemoveUnusedOpsetsPass()(graph)  # ONNX Runtime declares every operator set it knows
-        onnx_ir.save(graph, target)
-    finally:
-        prepared.unlink(missing_ok=True)
+        save_graph(graph, target)
 
 
 def write_openvino(source: Path, target: Path, precision: str, pixels: np.ndarray | None) -> None:

@@ -117,7 +117,6 @@ def write_onnx(tower: nn.Module, inputs: Mapping[str, torch.Tensor], path: Path,
     """Trace `tower` and write an ONNX file; weights of 2 GiB and more go into a second file, PATH_data."""
     for package in ("onnx", "onnxscript"):
         require(package, "onnx", "export")
-    import onnx_ir
 
     # the exporter prints progress to stdout
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
@@ -138,9 +137,22 @@ def write_onnx(tower: nn.Module, inputs: Mapping[str, torch.Tensor], path: Path,
     for value in (value for node in graph.graph for value in node.outputs):
         if value.name in tower.outputs and not value.is_graph_output():
             value.name = f"{value.name}_inner"  # the exporter names values after operators
-    weights = sum(value.const_value.nbytes for value in graph.graph.initializers.values())
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx_ir.save(graph, path, external_data=f"{path.name}_data" if weights > INLINE_BYTES else None)
+    save_graph(graph, path)
 
 
-__all__ = ["IMMICH_TOWERS", "TOWERS", "example_inputs", "optimized", "write_onnx"]
+def save_graph(graph: Any, path: Path) -> None:
+    """Write an ONNX file of a graph, all of it in one file unless its weights have 2 GiB and more."""
+    import onnx_ir
+
+    onnx_ir.external_data.load_to_model(graph)  # a graph that was read may name the file of its weights
+    weights = sum(value.const_value.nbytes for value in graph.graph.initializers.values())
+    onnx_ir.save(graph, path, external_data=outside_file(path).name if weights > INLINE_BYTES else None)
+
+
+def outside_file(path: Path) -> Path:
+    """Return the second file of an ONNX file, for weights that do not fit into the first."""
+    return path.with_name(f"{path.name}_data")
+
+
+__all__ = ["IMMICH_TOWERS", "TOWERS", "example_inputs", "optimized", "outside_file", "save_graph", "write_onnx"]

@@ -74,6 +74,18 @@ def folders(repositories, tmp_path_factory) -> dict[str, Path]:
     return {runtime: directory / runtime for runtime in ("onnx", "openvino")}
 
 
+def test_weights_beside_the_graph_become_8_bits(repositories, photos, tmp_path, monkeypatch):
+    """As in a graph of 2 GiB: the quantized one opens without the first one's file."""
+    monkeypatch.setattr(towers, "INLINE_BYTES", 0)
+    options = {"parts": ["vision"], "precisions": ["q8"], "calibration": photos, "report": lambda _: None}
+    for family, source in repositories.items():
+        found = export_clip(source, tmp_path / family, **options)["files"]
+        [measured] = found.values()
+        assert measured["relative_error_max"] < 0.1
+        names = {path.name for path in (tmp_path / family / "onnx").iterdir()}
+        assert names == {"vision_model_quantized.onnx", "vision_model_quantized.onnx_data"}
+
+
 @pytest.mark.parametrize(
     ("runtime", "lost", "message"),
     [
