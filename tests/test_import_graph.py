@@ -19,7 +19,8 @@ LEVELS = [
     {"embedding", "metrics"},
     {"loading"},
     {"exported", "openai"},
-    {"data", "plots", "registration"},
+    {"plots", "registration"},
+    {"data"},
     {"model"},
     {"utils"},
 ]

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from ..data.images import Exif
 from ..data.requests import (
     MAX_LABELS,
     MAX_MAP_SIDE,
@@ -55,8 +56,8 @@ def check_upload(path: str | os.PathLike, folder: str | os.PathLike) -> str:
     return str(resolved)
 
 
-def read_upload(path: str | os.PathLike | None) -> Image.Image:
-    """Decode an uploaded file, turned as its EXIF orientation says.
+def read_upload(path: str | os.PathLike | None, exif: Exif = "apply") -> Image.Image:
+    """Decode an uploaded file, turned as its EXIF orientation says unless `exif` is "ignore".
 
     Raises:
         RequestError: There is no file, it is not an image in UPLOAD_FORMATS, or it exceeds a bound.
@@ -67,7 +68,7 @@ def read_upload(path: str | os.PathLike | None) -> Image.Image:
         content = _read_bytes(path)
     except OSError:  # its message has the path of the server
         content = b""
-    return decode_upload(content)
+    return decode_upload(content, exif)
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:
@@ -104,9 +105,11 @@ def label_scores(
     templates: str,
     top_k: float,
     mode: Mode = "one",
+    *,
+    exif: Exif = "apply",
 ) -> dict[str, float]:
     """Score the upload against labels, averaged over templates, one of either per line; return the `top_k` best."""
-    image = read_upload(upload)
+    image = read_upload(upload, exif)
     chosen = split_lines(labels, "labels", MAX_LABELS)
     around = split_lines(templates, "templates", MAX_TEMPLATES, least=0) or [TEMPLATE]
     check_prompts(chosen, around)
@@ -114,18 +117,27 @@ def label_scores(
     return {answer["label"]: answer["score"] for answer in answers}
 
 
-def decide_upload(classifier: ZeroShotClassifier, upload: str | None, top_k: float) -> tuple[dict[str, float], str]:
+def decide_upload(
+    classifier: ZeroShotClassifier, upload: str | None, top_k: float, *, exif: Exif = "apply"
+) -> tuple[dict[str, float], str]:
     """Return the `top_k` best scores of a saved classifier, and its decision with the reason."""
-    [(_, decision)] = classifier.decisions(read_upload(upload), int(top_k))
+    [(_, decision)] = classifier.decisions(read_upload(upload, exif), int(top_k))
     taken = ", ".join(map(str, decision.labels)) or NONE_LABEL
     return {str(answer["label"]): answer["score"] for answer in decision.scores}, f"{taken}: {decision.reason}"
 
 
 def locate(
-    model: PreTrainedModel, processor: Any, upload: str | None, texts: str, method: str, whole: bool
+    model: PreTrainedModel,
+    processor: Any,
+    upload: str | None,
+    texts: str,
+    method: str,
+    whole: bool,
+    *,
+    exif: Exif = "apply",
 ) -> tuple[Image.Image, Sequence[str], torch.Tensor]:
     """Map where in the upload each text is; return the image, at most MAX_MAP_SIDE pixels long, texts and maps."""
-    image = read_upload(upload)
+    image = read_upload(upload, exif)
     image.thumbnail((MAX_MAP_SIDE, MAX_MAP_SIDE))
     chosen = split_lines(texts, "texts", MAX_MAPPED_TEXTS)
     return image, chosen, where(model, processor, image, chosen, method, whole=whole)
@@ -136,16 +148,17 @@ def find(
 ) -> list[tuple[Image.Image, str]]:
     """Find the images most similar to the texts and, with `with_image`, the upload; return thumbnails and captions.
 
-    The thumbnail of an image that cannot be opened is gray. A caption has the name of the file, not its folder.
+    The upload and the thumbnails are turned if the images of the index were. The thumbnail of an image that cannot be
+    opened is gray. A caption has the name of the file, not its folder.
     """
     lines = split_lines(texts, "texts", MAX_MAPPED_TEXTS, least=0)
-    images = [read_upload(upload)] if with_image else []
+    images = [read_upload(upload, index.exif)] if with_image else []
     if not lines and not images:
         raise RequestError("the query is empty: write a text, or search with the image")
     hits = index.search(lines, image=images, k=int(count))
     return [
         (
-            thumbnail_of(index.source_of(hit["path"])) or Image.new("RGB", (SIDE, SIDE), "gray"),
+            thumbnail_of(index.source_of(hit["path"]), index.exif) or Image.new("RGB", (SIDE, SIDE), "gray"),
             f"{hit['score']:.3f} {os.path.basename(hit['path'])}",
         )
         for hit in hits

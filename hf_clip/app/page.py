@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from ..data.images import Exif
 from ..data.requests import MAX_LABELS, MAX_MAPPED_TEXTS, MAX_UPLOAD_BYTES, RequestError
 from ..plots.maps import maps_figure
 from ..search.index import ImageIndex
@@ -47,6 +48,7 @@ def build_page(
     title: str = "CLIP",
     index: ImageIndex | None = None,
     classifier: ZeroShotClassifier | None = None,
+    exif: Exif = "apply",
 ) -> Any:
     """Build the page: a `gradio.Blocks` with an image and the tabs Classify, Decide, Where, Search and Compare.
 
@@ -57,6 +59,8 @@ def build_page(
         index: An index that `ImageIndex.load` opened with `clip`, for the tab Search; everyone who reaches the page
             sees thumbnails of its images.
         classifier: A classifier of `clip`, such as a calibrated one, for the tab Decide.
+        exif: "apply" turns photos as their EXIF orientation says; "ignore" does as the original. The tab Search does as
+            the index did.
 
     Returns:
         The page; `launch_page` serves it.
@@ -76,19 +80,19 @@ def build_page(
                 gradio.Examples(_examples(), photo, label="examples")
             with gradio.Column(scale=2, min_width=320):
                 with gradio.Tab("Classify"):
-                    _classify_tab(gradio, photo, "classify", partial(label_scores, *clip), ["scores"])
+                    _classify_tab(gradio, photo, "classify", partial(label_scores, *clip, exif=exif), ["scores"])
                 if classifier is not None:
                     with gradio.Tab("Decide"):
-                        _decide_tab(gradio, photo, classifier)
+                        _decide_tab(gradio, photo, partial(decide_upload, classifier, exif=exif))
                 with gradio.Tab("Where"):
-                    _where_tab(gradio, photo, clip)
+                    _where_tab(gradio, photo, partial(draw_where, *clip, exif=exif))
                 if index is not None:
                     with gradio.Tab("Search"):
                         _search_tab(gradio, photo, index)
                 if other is not None:
                     with gradio.Tab("Compare"):
                         names = [display_name(*each) for each in (clip, other)]
-                        _classify_tab(gradio, photo, "compare", partial(compare_models, clip, other), names)
+                        _classify_tab(gradio, photo, "compare", partial(compare_models, clip, other, exif=exif), names)
     return page.queue(default_concurrency_limit=THREADS, max_size=MAX_WAITING)
 
 
@@ -115,17 +119,17 @@ def launch_page(
     return address
 
 
-def draw_where(*arguments: Any) -> Any:
+def draw_where(*arguments: Any, exif: Exif = "apply") -> Any:
     """Draw the maps of `locate` as a figure."""
-    image, texts, maps = locate(*arguments)
+    image, texts, maps = locate(*arguments, exif=exif)
     return maps_figure(image, texts, maps.numpy(), arguments[-2])
 
 
 def compare_models(
-    clip: tuple[Any, Any], other: tuple[Any, Any], *arguments: Any
+    clip: tuple[Any, Any], other: tuple[Any, Any], *arguments: Any, exif: Exif = "apply"
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the scores of both models for the same image and labels."""
-    return label_scores(*clip, *arguments), label_scores(*other, *arguments)
+    return label_scores(*clip, *arguments, exif=exif), label_scores(*other, *arguments, exif=exif)
 
 
 def display_name(model: Any, _processor: Any) -> str:
@@ -191,24 +195,24 @@ def _classify_tab(gradio: Any, photo: Any, name: str, function: Callable, models
     _answer(gradio, function, [photo, labels, templates, top_k, mode], outputs, name)
 
 
-def _decide_tab(gradio: Any, photo: Any, classifier: ZeroShotClassifier) -> None:
+def _decide_tab(gradio: Any, photo: Any, function: Callable) -> None:
     top_k = gradio.Slider(1, 20, value=5, step=1, label="labels to show")
     _answer(
         gradio,
-        partial(decide_upload, classifier),
+        function,
         [photo, top_k],
         lambda: [gradio.Label(label="scores"), gradio.Textbox(label="decision")],
         "decide",
     )
 
 
-def _where_tab(gradio: Any, photo: Any, clip: tuple[Any, Any]) -> None:
+def _where_tab(gradio: Any, photo: Any, function: Callable) -> None:
     texts = gradio.Textbox("a red circle", lines=2, label=f"texts, one per line, at most {MAX_MAPPED_TEXTS}")
     choices = [(f"{method}: {note}", method) for method, note in METHOD_NOTES.items()]
     method = gradio.Radio(choices, value="dense", label="method")
     whole = gradio.Checkbox(label="read the image to its edges, instead of the square in its middle")
     inputs = [photo, texts, method, whole]
-    _answer(gradio, partial(draw_where, *clip), inputs, lambda: [gradio.Plot(show_label=False)], "where")
+    _answer(gradio, function, inputs, lambda: [gradio.Plot(show_label=False)], "where")
 
 
 def _search_tab(gradio: Any, photo: Any, index: ImageIndex) -> None:

@@ -20,6 +20,8 @@ from .options import (
     ComputeDType,
     Device,
     Each,
+    ExifMode,
+    ExifUse,
     Force,
     Labels,
     ModelId,
@@ -57,6 +59,7 @@ def calibrate(
     force: Force = False,
     batch_size: BatchSize = 32,
     workers: Workers = None,
+    exif: ExifMode = ExifUse.ignore,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     optimize: Optimize = False,
@@ -83,7 +86,7 @@ def calibrate(
     loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
     given = {} if background is None else {"background": read_labels(background)}
     classifier = ZeroShotClassifier(loaded, processor, names, chosen_templates(rows, texts), mode=mode, **given)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "exif": exif.value}
     calibrated = classifier.calibrate(images, shown, precision=precision, recall=recall, **options)
     calibrated.save(output)
     assert calibrated.calibration is not None

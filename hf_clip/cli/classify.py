@@ -23,6 +23,8 @@ from .options import (
     ComputeDType,
     Device,
     Each,
+    ExifMode,
+    ExifUse,
     Force,
     ModelId,
     NoneOfThese,
@@ -98,6 +100,7 @@ def classify(
     force: Force = False,
     batch_size: BatchSize = 32,
     workers: Workers = None,
+    exif: ExifMode = ExifUse.ignore,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     optimize: Optimize = False,
@@ -130,6 +133,7 @@ def classify(
 
     from tqdm import tqdm
 
+    from ..data.images import ImageTally, surprises
     from ..zero_shot.classifier import ZeroShotClassifier
 
     loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
@@ -138,11 +142,10 @@ def classify(
     else:
         classifier = ZeroShotClassifier(loaded, processor, label_list, mode=mode, **options)
     has_choice = classifier.head.mode != "one" or bool(classifier.head.least_scores(threshold).any())
-    skipped, drawn, count = common.Skipped(), [], 0
+    skipped, tally, drawn, count = common.Skipped(), ImageTally(), [], 0
+    reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "exif": exif.value, "tally": tally}
     on_error = None if strict else skipped.add
-    results = classifier.decisions(
-        paths, top_k, threshold=threshold, alpha=sets, batch_size=batch_size, workers=workers, on_error=on_error
-    )
+    results = classifier.decisions(paths, top_k, threshold=threshold, alpha=sets, on_error=on_error, **reading)
     total = len(paths) if isinstance(paths, list) else None
     # on a terminal the results themselves show the progress, and a log needs no bar (None)
     with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty() or None) as bar:
@@ -153,15 +156,17 @@ def classify(
             if plot is not None and len(drawn) < MAX_DRAWN:
                 drawn.append((path, decision.scores))
     skipped.summarize(count)
+    for sentence in surprises(tally.images, tally.rotated, tally.sixteen_bits, exif.value):
+        say(sentence, err=True)
     if plot is not None:
-        draw(drawn, plot, count)
+        draw(drawn, plot, count, exif)
 
 
-def draw(results: list[tuple[str, list[dict[str, Any]]]], output: Path, count: int) -> None:
+def draw(results: list[tuple[str, list[dict[str, Any]]]], output: Path, count: int, exif: ExifUse) -> None:
     """Draw the first of `count` results."""
     from ..plots.scores import draw_scores
 
-    draw_scores([path for path, _ in results], {"": [answers for _, answers in results]}, output)
+    draw_scores([path for path, _ in results], {"": [answers for _, answers in results]}, output, exif=exif.value)
     note = f", the first {MAX_DRAWN} of {count:,} images" if count > MAX_DRAWN else ""
     say(f"drawn: {output}{note}", err=True)
 
@@ -193,15 +198,17 @@ def decision_object(path: str, decision: "Decision") -> dict[str, Any]:
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
     """Yield the images that files, folders and patterns stand for; a missing file fails when it is opened."""
-    from ..data.images import image_paths
+    from ..data.images import files_below, image_paths, left_out
 
     for argument in arguments:
         if argument == "-":
             yield from (line for line in map(str.strip, sys.stdin) if line)
         elif os.path.isdir(argument):
-            found = image_paths(argument)
+            found, skipped = image_paths(argument), left_out(files_below(argument), argument)
             if not found:
-                raise CommandError(f"there are no images in {argument}")
+                raise CommandError(f"there are no images in {argument}{skipped and f' that can be read: {skipped}'}")
+            if skipped:
+                say(f"skipped: {skipped}", err=True)
             yield from found
         elif set(argument) & set("*?[") and not os.path.exists(argument):
             found = sorted(path for path in glob(argument, recursive=True) if os.path.isfile(path))

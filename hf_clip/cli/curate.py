@@ -9,7 +9,18 @@ import typer
 from ..utils.text import say
 from .common import CommandError
 from .embed import Engine, embed, parse_shard
-from .options import ADVANCED, AllowScheme, BatchSize, ComputeDType, Device, Precision, Trust, Workers
+from .options import (
+    ADVANCED,
+    AllowScheme,
+    BatchSize,
+    ComputeDType,
+    Device,
+    ExifMode,
+    ExifUse,
+    Precision,
+    Trust,
+    Workers,
+)
 from .sources import check_source
 
 OutputDirectory = Annotated[
@@ -68,6 +79,7 @@ def filter_by_score(
     restart: Replace = False,
     batch_size: BatchSize = 32,
     workers: Workers = None,
+    exif: ExifMode = ExifUse.ignore,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     trust_remote_code: Trust = False,
@@ -86,7 +98,7 @@ def filter_by_score(
     check_limits(min_score, top)
     part = parse_shard(shard)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "dtype": dtype, "device": device}
-    options |= {"trust_remote_code": trust_remote_code, "allow_scheme": allow_scheme, "engine": engine}
+    options |= {"trust_remote_code": trust_remote_code, "allow_scheme": allow_scheme, "engine": engine, "exif": exif}
     source = embedded(pairs, output, model, embeddings, text_column=text_column, **options)
     found = filter_pairs(source, output, min_score=min_score, top=top, shard=part, restart=restart)
     if found.without_text:
@@ -121,6 +133,7 @@ def dedup(
     restart: Replace = False,
     batch_size: BatchSize = 32,
     workers: Workers = None,
+    exif: ExifMode = ExifUse.ignore,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     trust_remote_code: Trust = False,
@@ -137,7 +150,7 @@ def dedup(
 
     check_threshold(threshold)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "dtype": dtype, "device": device}
-    options |= {"trust_remote_code": trust_remote_code, "allow_scheme": allow_scheme, "engine": engine}
+    options |= {"trust_remote_code": trust_remote_code, "allow_scheme": allow_scheme, "engine": engine, "exif": exif}
     source = embedded(images, output, model, embeddings, **options)
     found = drop_duplicates(source, output, threshold, clusters=clusters, keep=keep.value, seed=seed, restart=restart)
     say(f"done: {output}, {found.kept:,} of {found.rows:,} images are no near-duplicates of another")

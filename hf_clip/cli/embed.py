@@ -32,6 +32,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..data.images import Exif
     from ..data.sources import ImageSource
     from ..embedding.engine import EmbedOptions, Executor, Pending
     from ..embedding.parts import Shard
@@ -316,14 +317,12 @@ def tell_how_to_go_on(report: "Report", store: "EmbeddingStore", images: "ImageS
     say(f"stopped: {kept:,}{of} images are {where}; run the same command{again} to go on", err=True)
 
 
-def tell_surprises(report: "Report", exif: str | None) -> None:
+def tell_surprises(report: "Report", exif: "Exif") -> None:
     """Count the images that the model saw in another way than people do."""
-    total = f"of {report.count - report.kept:,} images"
-    if report.rotated and exif != "apply":
-        say(f"{report.rotated:,} {total} carry a rotation, which is ignored: --exif apply turns them", err=True)
-    if report.sixteen_bits:
-        advice = "white, as in the original: convert them to 8 bits first"
-        say(f"{report.sixteen_bits:,} {total} have 16 bits a channel and become {advice}", err=True)
+    from ..data.images import surprises
+
+    for sentence in surprises(report.count - report.kept, report.rotated, report.sixteen_bits, exif):
+        say(sentence, err=True)
 
 
 def tell_outcome(report: "Report", store: "EmbeddingStore", images: "ImageSource") -> None:
@@ -338,7 +337,7 @@ def tell_outcome(report: "Report", store: "EmbeddingStore", images: "ImageSource
         say(f"skipped: {skipped}", err=True)
     if images.unread:
         say(f"skipped: {images.unread}", err=True)
-    tell_surprises(report, store.settings.get("exif"))
+    tell_surprises(report, store.settings.get("exif", "ignore"))
     dropped = f", {report.dropped:,} dropped" if report.dropped else ""
     say(
         f"done: {store.name}, {report.embedded:,} new embeddings of {store.settings['dim']} dimensions, "

@@ -23,6 +23,8 @@ from .options import (
     BatchSize,
     ComputeDType,
     Device,
+    ExifMode,
+    ExifUse,
     Force,
     Labels,
     Optimize,
@@ -60,6 +62,7 @@ class Measured:
     resume: Resume = False
     force: Force = False
     batch_size: BatchSize = 32
+    exif: ExifMode = ExifUse.ignore
     device: Device = None
     workers: Workers = None
     dtype: ComputeDType = Precision.float32
@@ -73,7 +76,8 @@ class Measured:
     @property
     def embedding(self) -> dict[str, Any]:
         """Return the arguments of evaluators that say how images are embedded."""
-        return {"batch_size": self.batch_size, "workers": self.workers, "store": self.store}
+        reading = {"batch_size": self.batch_size, "workers": self.workers, "exif": self.exif.value}
+        return reading | {"store": self.store}
 
 
 def measured(verb: Callable[..., None]) -> Callable[..., None]:
@@ -318,7 +322,9 @@ def evaluate_all(
         file = output and file_of(output, name, options.model)
         if file is not None and options.resume and file.exists():
             result = read_result(file)
-            result.check_is_of(settings_of(loaded, processor, rows) | expected, name_of(loaded), file)
+            result.check_is_of(
+                settings_of(loaded, processor, rows, options.exif.value) | expected, name_of(loaded), file
+            )
             say(f"known from {file}", err=True)
         else:
             result = stoppable(partial(evaluate, loaded, processor))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..utils.text import say
-from .options import Force
+from .options import ExifMode, ExifUse, Force
 from .sources import check_source
 
 
@@ -57,6 +57,7 @@ def export(
             help="A folder with one subfolder of images for each label, to evaluate every precision on.",
         ),
     ] = None,
+    exif: ExifMode = ExifUse.ignore,
     force: Force = False,
 ) -> None:
     """Export a CLIP to ONNX Runtime, OpenVINO or the browser, and measure each graph against the model.
@@ -83,6 +84,7 @@ def export(
         preprocessing=with_preprocessing,
         calibration=calibrate,
         evaluation=evaluate,
+        exif=exif.value,
         force=force,
         report=say,
     )

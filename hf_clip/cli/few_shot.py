@@ -18,6 +18,8 @@ from .options import (
     BatchSize,
     ComputeDType,
     Device,
+    ExifMode,
+    ExifUse,
     Force,
     Labels,
     ModelId,
@@ -56,6 +58,7 @@ def few_shot(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     workers: Workers = None,
+    exif: ExifMode = ExifUse.ignore,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     optimize: Optimize = False,
@@ -93,6 +96,7 @@ def few_shot(
         batch_size=batch_size,
         workers=workers,
         store=store,
+        exif=exif.value,
     )
     classifier.save(output)
     result = classifier.result

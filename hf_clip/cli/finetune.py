@@ -13,7 +13,19 @@ from ..utils.text import say
 from . import common
 from .classify import read_templates
 from .common import STOPPED, CommandError
-from .options import ADVANCED, READ_AT_A_TIME, AllowScheme, Force, ModelId, Precision, Resume, Strict, Trust
+from .options import (
+    ADVANCED,
+    READ_AT_A_TIME,
+    AllowScheme,
+    ExifMode,
+    ExifUse,
+    Force,
+    ModelId,
+    Precision,
+    Resume,
+    Strict,
+    Trust,
+)
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -148,6 +160,7 @@ def finetune(
         str | None, typer.Option(metavar="NAME", help="Column of labels in tables.", rich_help_panel=ADVANCED)
     ] = None,
     allow_scheme: AllowScheme = None,
+    exif: ExifMode = ExifUse.ignore,
     bf16: Annotated[
         bool,
         typer.Option("--bf16", help="Compute in bfloat16; weights stay in float32.", rich_help_panel=ADVANCED),
@@ -200,10 +213,10 @@ def finetune(
     if given and not any(row.label is not None for row in dataset.rows):
         raise CommandError(f"--templates are prompts for labels, but {data} has captions: leave them out")
     held = read_rows(eval_data[0], **reading) if eval_data else None
-    watched = watched_sets(watch or [], given, schemes)
+    watched = watched_sets(watch or [], given, schemes, exif)
     labeled = held is not None and not any(row.texts for row in held)
     if held is not None and labeled:
-        watched |= {HELD: evaluated(held, given)}
+        watched |= {HELD: evaluated(held, given, exif)}
     loaded, processor = common.load_model(model, Precision.float32, "cpu", False, trust_remote_code)
     if train is Part.lora:
         from transformers import set_seed
@@ -254,6 +267,7 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         bf16=bf16,
         seed=seed,
+        exif=exif.value,
         dataloader_num_workers=readers,
         dataloader_persistent_workers=readers > 0,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -274,10 +288,11 @@ def finetune(
         strict=strict,
         callbacks=early_stopping(patience),
     )
+    sets = {name: each.rows for name, each in watched.items()} | ({} if held is None else {HELD: held})
     if trainer.is_world_process_zero():
         say(schedule(trainer))
     try:
-        train_and_report(trainer, output, model, data, resume, measured=bool(held is not None or watched))
+        train_and_report(trainer, output, model, data, resume, sets)
     except KeyboardInterrupt:
         from ..training.checkpoints import complete_checkpoints
 
@@ -327,15 +342,15 @@ def schedule(trainer: "CLIPTrainer") -> str:
     )
 
 
-def evaluated(rows: Any, templates: list[str] | None) -> "ZeroShotSet":
+def evaluated(rows: Any, templates: list[str] | None, exif: ExifUse) -> "ZeroShotSet":
     """Return the evaluator of labeled images."""
     from ..evaluation.tasks import ZeroShotSet
 
-    return ZeroShotSet(rows, templates)
+    return ZeroShotSet(rows, templates, exif=exif.value)
 
 
 def watched_sets(
-    arguments: list[str], templates: list[str] | None, schemes: dict[str, Any]
+    arguments: list[str], templates: list[str] | None, schemes: dict[str, Any], exif: ExifUse
 ) -> dict[str, "ZeroShotSet"]:
     """Read the watched sets, given as NAME=DATA or as a path, whose last part is then the name."""
     from ..data.read import read_rows
@@ -346,12 +361,15 @@ def watched_sets(
         name = name or Path(path).stem
         if name in sets:
             raise CommandError(f"two watched sets are called {name}: give them names, as in {name}2={path}")
-        sets[name] = evaluated(read_rows(path, **schemes), templates)
+        sets[name] = evaluated(read_rows(path, **schemes), templates, exif)
     return sets
 
 
-def train_and_report(trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: bool, measured: bool) -> None:
-    """Evaluate, train, evaluate again, and write the model and its report."""
+def train_and_report(
+    trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: bool, sets: dict[str, Any]
+) -> None:
+    """Evaluate on the rows of `sets`, train, evaluate again, and write the model and its report."""
+    from ..evaluation.results import size_of_rows
     from ..training.checkpoints import check_same_run, last_checkpoint, remove_checkpoints
     from ..training.report import changes_table, kept, read_report, write_card, write_report
 
@@ -361,14 +379,15 @@ def train_and_report(trainer: "CLIPTrainer", output: Path, model: str, data: str
     elif main:
         remove_checkpoints(output)
     report = read_report(output) if resume else {}
-    if measured and "before" not in report:
+    if sets and "before" not in report:
         report["before"] = kept(trainer.evaluate())
     report["settings"] = settings_of_training(trainer)
+    report["data"] = {name: size_of_rows(rows) for name, rows in sets.items()}
     if main:
         output.mkdir(parents=True, exist_ok=True)
         write_report(output, report)
     trainer.train(resume_from_checkpoint=resume or None)
-    if measured:
+    if sets:
         report["after"] = kept(trainer.evaluate())
     trainer.save_model()
     if not main:
@@ -376,8 +395,8 @@ def train_and_report(trainer: "CLIPTrainer", output: Path, model: str, data: str
     write_report(output, report)
     write_card(output, model, Path(data).name, report)
     draw_training(trainer, report.get("before", {}), output / "training.png")
-    if measured:
-        for line in changes_table(report["before"], report["after"]).split("\n"):
+    if sets:
+        for line in changes_table(report).split("\n"):
             say(line)
     say(f"done: {output}, {trainer.state.global_step:,} steps")
     say_next_steps(output, model, data)
@@ -403,7 +422,7 @@ def say_next_steps(output: Path, model: str, data: str) -> None:
 def settings_of_training(trainer: "CLIPTrainer") -> dict[str, Any]:
     """Return the settings that the model card shows."""
     arguments = trainer.args
-    names = ("loss", "learning_rate", "weight_decay", "num_train_epochs", "bf16", "freeze_batch_norm", "seed")
+    names = ("loss", "learning_rate", "weight_decay", "num_train_epochs", "bf16", "freeze_batch_norm", "seed", "exif")
     lora = hasattr(trainer.model, "peft_config")
     return {
         "train": "lora" if lora else arguments.train,

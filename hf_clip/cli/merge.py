@@ -9,7 +9,7 @@ import typer
 from ..utils.text import say
 from . import common
 from .common import CommandError
-from .options import AllowScheme, Force, Precision, Trust
+from .options import AllowScheme, ExifMode, ExifUse, Force, Precision, Trust
 from .sources import check_source
 
 
@@ -36,6 +36,7 @@ def merge(
         ),
     ] = None,
     allow_scheme: AllowScheme = None,
+    exif: ExifMode = ExifUse.ignore,
     force: Force = False,
     trust_remote_code: Trust = False,
 ) -> None:
@@ -47,8 +48,9 @@ def merge(
 
     if (sweep is None) != (eval_data is None) or (sweep is not None and alpha is not None):
         raise CommandError("give --alpha alone, or --sweep with --eval")
-    if allow_scheme and eval_data is None:
-        raise CommandError("--allow-scheme is for the data of --eval: give both, or neither")
+    for option, given in (("--allow-scheme", allow_scheme), ("--exif", exif is ExifUse.apply)):
+        if given and eval_data is None:
+            raise CommandError(f"{option} is for the data of --eval: give both, or neither")
     check_source(base, "merge", "model", "checkpoint")
     check_source(tuned, "merge", "model", "checkpoint", "adapter")
     check_output(output, force)
@@ -69,9 +71,12 @@ def merge(
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     share = shares[0]
     if eval_data is not None:
+        from ..evaluation.results import size_of_rows
         from ..evaluation.tasks import evaluator_of, to_rows
 
-        evaluate, found = evaluator_of(to_rows(eval_data, allow_schemes=allow_scheme or ())), {}
+        rows = to_rows(eval_data, allow_schemes=allow_scheme or ())
+        say(f"{eval_data}: {size_of_rows(rows)}")
+        evaluate, found = evaluator_of(rows, exif.value), {}
         for share in shares:
             model.load_state_dict(interpolated(start, end, share))
             name, found[share] = evaluate(model.eval(), processor).main

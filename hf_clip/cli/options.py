@@ -20,18 +20,18 @@ class Precision(str, Enum):
     fastest = "fastest"
 
 
+class ExifUse(str, Enum):
+    """Uses of the EXIF orientation of photos."""
+
+    ignore = "ignore"
+    apply = "apply"
+
+
 class RowType(str, Enum):
     """Dtypes of stored rows."""
 
     float32 = "float32"
     float16 = "float16"
-
-
-class ExifUse(str, Enum):
-    """Use of the EXIF orientation of photos."""
-
-    ignore = "ignore"
-    apply = "apply"
 
 
 ModelId = Annotated[

@@ -245,7 +245,7 @@ def write_sheets(
     for output, write in ((html, write_sheet), (plot, draw_sheet)):
         if output is None:
             continue
-        if not write(sources, heading, output):
+        if not write(sources, heading, output, settings.get("exif", "ignore")):
             raise CommandError(
                 f"none of the {len(images):,} images can be opened in {settings.get('folder') or os.curdir}: run "
                 "hf-clip index again with --folder, the folder that their paths start from, or allow their kind of "

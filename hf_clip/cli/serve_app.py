@@ -8,7 +8,7 @@ import typer
 from ..utils.packages import require
 from . import common
 from .common import CommandError
-from .options import ComputeDType, Device, ModelId, Precision, Trust
+from .options import ComputeDType, Device, ExifMode, ExifUse, ModelId, Precision, Trust
 
 
 def serve_app(
@@ -34,6 +34,7 @@ def serve_app(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The port (default: 7860, or the next free).")
     ] = None,
+    exif: ExifMode = ExifUse.apply,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     trust_remote_code: Trust = False,
@@ -58,7 +59,8 @@ def serve_app(
     other = common.load_model(compare, dtype, device, False, trust_remote_code) if compare else None
     images = None if index is None else ImageIndex.load(index, *clip)
     saved = None if classifier is None else ZeroShotClassifier.load(classifier, *clip)
-    launch_page(build_page(clip, other, display_name(*clip), images, saved), host, port, users)
+    page = build_page(clip, other, display_name(*clip), images, saved, exif.value)
+    launch_page(page, host, port, users)
 
 
 def read_users(file: Path) -> list[tuple[str, str]]:

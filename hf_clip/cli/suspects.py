@@ -19,6 +19,8 @@ from .options import (
     BatchSize,
     ComputeDType,
     Device,
+    ExifMode,
+    ExifUse,
     Force,
     ModelId,
     Optimize,
@@ -58,6 +60,7 @@ def suspects(
     force: Force = False,
     batch_size: BatchSize = 32,
     workers: Workers = None,
+    exif: ExifMode = ExifUse.ignore,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     optimize: Optimize = False,
@@ -90,6 +93,7 @@ def suspects(
         batch_size=batch_size,
         workers=workers,
         store=store,
+        exif=exif.value,
     )
     write_suspects(found, output)
     counts = Counter(suspect.kind for suspect in found)
@@ -100,7 +104,7 @@ def suspects(
     for kind, meaning in MEANINGS.items():
         say(f"{counts[kind]:,} of {images:,} {meaning}", err=as_json)
     if html is not None and found:
-        if not write_sheet(sheet_images(found, SHOWN), f"suspects among {images:,} images", html):
+        if not write_sheet(sheet_images(found, SHOWN), f"suspects among {images:,} images", html, exif.value):
             raise CommandError("no suspect can be opened any more: run the command again")
         more = any(count > SHOWN for count in counts.values())
         say(f"drawn: {html}" + (f", the first {SHOWN} of each kind" if more else ""), err=True)

@@ -12,7 +12,7 @@ from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
-from .options import ADVANCED, AsJson, ComputeDType, Device, Force, ModelId, Precision, Trust
+from .options import ADVANCED, AsJson, ComputeDType, Device, ExifMode, ExifUse, Force, ModelId, Precision, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def where(
         ),
     ] = None,
     as_json: AsJson = False,
+    exif: ExifMode = ExifUse.ignore,
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     trust_remote_code: Trust = False,
@@ -105,11 +106,10 @@ def where(
     if threshold is not None and not boxes:
         raise CommandError(f"--threshold {threshold:g} applies to boxes alone: add --boxes, or leave it out")
 
+    from ..data.images import ImageRef
     from ..localization import maps as localization
-    from ..model.image_processing_hf_clip import open_image
 
-    with open_image(image) as picture:
-        picture.load()
+    picture = ImageRef.of(image).open(exif.value)
     check_source(model, "where", "model", "checkpoint")
     loaded, processor = common.load_model(model, dtype, device, False, trust_remote_code)
     if method == Method.attention:

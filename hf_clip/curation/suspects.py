@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.images import Exif
 from ..data.rows import DataError, Row
 from ..evaluation.embeddings import image_embeds
 from ..evaluation.tasks import chosen_templates, class_names, to_rows
@@ -75,6 +76,7 @@ def find_suspects(
     batch_size: int = 16,
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    exif: Exif = "ignore",
 ) -> list[Suspect]:
     """List the images of a labeled data set, or of several splits of one, that should be looked at again.
 
@@ -92,6 +94,7 @@ def find_suspects(
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images for later calls.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
 
     Returns:
         Suspects by kind, the surest of each kind first.
@@ -115,7 +118,7 @@ def find_suspects(
     rows = [row for split in splits for row in split]
     targets = torch.tensor([row.label for row in rows])
     check_classes(splits[0].name, names, targets)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store}
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store, "exif": exif}
     embeds = torch.cat([image_embeds(model, processor, split, **options) for split in splits])
     check_spread(splits[0].name, embeds)
     texts = embed_labels(model, processor, names, chosen_templates(splits[0], templates))

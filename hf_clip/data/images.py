@@ -1,9 +1,11 @@
 """References to images: in files, at addresses, inside tars and tables, or in memory."""
 
 import io
+import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -23,10 +25,15 @@ IMAGE_SUFFIXES = (
 
 # formats that look like images to people: read where pillow-heif is installed, and others that Pillow cannot read
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+# of JPEG, PNG, GIF, TIFF, WebP and other RIFF, JPEG 2000
+FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0\x0cjP  ")
 UNREAD_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".jxl", ".nef", ".orf", ".raf", ".rw2")
+
+logger = logging.getLogger(__name__)
 
 Exif = Literal["ignore", "apply"]
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+TURNED_BY = '--exif apply turns them (exif="apply" in Python)'
 
 
 class UnreadableImageError(ValueError):
@@ -173,11 +180,11 @@ class ImageRef:
         try:
             image = self.peek()
             if isinstance(image, Image.Image):
-                if tally is not None:
-                    tally.count(image)
                 image.load()
-                if exif == "apply":
-                    image = ImageOps.exif_transpose(image)
+            if tally is not None:
+                tally.count(image)
+            if exif == "apply" and is_rotated(image):
+                image = ImageOps.exif_transpose(image)
         except Exception as error:  # the plugins of Pillow and of file systems raise what they like
             cause = error.__cause__ or error  # open_image names the file again
             reason = "it is no image" if isinstance(cause, UnidentifiedImageError) else first_line(cause)
@@ -226,28 +233,58 @@ class ImageRef:
 
 
 class ImageTally:
-    """Count images that become something else than a person sees: turned ones, and those of 16 bits a channel."""
+    """Count images, and among them the rotated ones and those of 16 bits a channel."""
 
     def __init__(self) -> None:
-        self.rotated = self.sixteen_bits = 0
+        self.images = self.rotated = self.sixteen_bits = 0
         self._counting = Lock()
 
-    def count(self, image: Image.Image) -> None:
-        """Count one opened image, from its header alone."""
-        try:
-            rotated = image.getexif().get(ORIENTATION, 1) not in (0, 1)
-        except Exception:  # a damaged EXIF block makes Pillow raise anything, and no image unreadable
-            rotated = False
+    def count(self, image: Any) -> None:
+        """Count one decoded image; arrays and tensors are neither turned nor of 16 bits."""
+        mode = image.mode if isinstance(image, Image.Image) else ""
         with self._counting:
-            self.rotated += rotated
-            self.sixteen_bits += image.mode.startswith("I") or image.mode == "F"
+            self.images += 1
+            self.rotated += is_rotated(image)
+            self.sixteen_bits += mode.startswith("I") or mode == "F"
 
     def take(self) -> tuple[int, int]:
         """Return the counts of rotated and of 16-bit images, and begin anew."""
         with self._counting:
             found = self.rotated, self.sixteen_bits
-            self.rotated = self.sixteen_bits = 0
+            self.images = self.rotated = self.sixteen_bits = 0
         return found
+
+    def warn(self, exif: Exif, remedy: str = TURNED_BY) -> None:
+        """Log a warning of the counted images that a model has seen in another way than people."""
+        for sentence in surprises(self.images, self.rotated, self.sixteen_bits, exif, remedy):
+            logger.warning(sentence)
+
+
+def is_rotated(image: Any) -> bool:
+    """Return True if an image has an EXIF orientation that is not upright."""
+    try:
+        return isinstance(image, Image.Image) and image.getexif().get(ORIENTATION, 1) in range(2, 9)
+    except Exception:  # a damaged EXIF block makes Pillow raise anything, and no image unreadable
+        return False
+
+
+def surprises(images: int, rotated: int, sixteen_bits: int, exif: Exif, remedy: str = TURNED_BY) -> list[str]:
+    """Describe the images that a model has seen in another way than people do, one sentence for each kind.
+
+    Args:
+        images: The number of images that were read.
+        rotated: Those with an EXIF orientation.
+        sixteen_bits: Those with 16 bits a channel.
+        exif: Whether the orientation was applied.
+        remedy: What turns them.
+    """
+    found = []
+    if rotated and exif == "ignore":
+        found.append(f"{rotated:,} of {images:,} images carry a rotation, which is ignored: {remedy}")
+    if sixteen_bits:
+        outcome = "have 16 bits a channel and become white, as in the original"
+        found.append(f"{sixteen_bits:,} of {images:,} images {outcome}: convert them to 8 bits first")
+    return found
 
 
 def _scheme(source: str) -> str | None:
@@ -295,6 +332,11 @@ def file_version(path: str) -> str:
 
 def image_paths(folder: str | os.PathLike[str]) -> list[str]:
     """List all files below `folder` with the suffix of an image, sorted, without hidden files and folders."""
+    return [path for path in files_below(folder) if is_image_file(os.path.basename(path)) and not os.path.isdir(path)]
+
+
+def files_below(folder: str | os.PathLike[str]) -> list[str]:
+    """List all files below `folder`, and the links to folders, which are not followed; sorted, without hidden ones."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -302,7 +344,8 @@ def image_paths(folder: str | os.PathLike[str]) -> list[str]:
     found = []
     for parent, folders, files in os.walk(os.fspath(folder), onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, name) for name in files if is_image_file(name)]
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        found += [os.path.join(parent, name) for name in (*files, *links) if not name.startswith(".")]
     return sorted(found)
 
 
@@ -312,19 +355,53 @@ def is_image_file(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(suffixes)
 
 
-def is_unread_image(name: str) -> bool:
+def _is_unread_image(name: str) -> bool:
     """Return True if people would take a file for an image, and it cannot be read here."""
     looks = name.lower().endswith(HEIF_SUFFIXES + UNREAD_SUFFIXES)
     return looks and not name.startswith(".") and not is_image_file(name)
 
 
-def unread_images(names: Sequence[str]) -> str:
-    """Describe images that cannot be read in one sentence; empty without any."""
-    if not names:
-        return ""
-    needed = any(name.lower().endswith(HEIF_SUFFIXES) for name in names)
-    advice = 'install the extra "heif" to read HEIC' if needed else "convert them to JPEG or PNG"
-    return f"{len(names):,} files look like images and cannot be read ({listing(names, 3)}): {advice}"
+def left_out(paths: Iterable[str], folder: str = "", local: bool = True) -> str:
+    """Describe the images among other files that are not read: by kind, with counts and names; empty without any.
+
+    Args:
+        paths: Files, and links to folders.
+        folder: What the names in the description count from.
+        local: Whether the files lie on this machine, so that those without a suffix can be looked into.
+    """
+    unread, bare, links = [], [], []
+    for path in paths:
+        below = path.removeprefix(folder).lstrip("/")
+        name = os.path.basename(path)
+        if _is_unread_image(name):
+            unread.append(below)
+        elif local and os.path.isdir(path):
+            links.append(below)
+        elif local and "." not in name and _begins_as_image(path):
+            bare.append(below)
+    found = []
+    if unread:
+        needed = any(name.lower().endswith(HEIF_SUFFIXES) for name in unread)
+        advice = 'install the extra "heif" to read HEIC' if needed else "convert them to JPEG or PNG"
+        found.append(f"{len(unread):,} files look like images and cannot be read ({listing(unread, 3)}): {advice}")
+    if bare:
+        found.append(f"{len(bare):,} images have no suffix and are not read ({listing(bare, 3)}): give them one")
+    if links:
+        found.append(
+            f"{len(links):,} links to folders are not followed ({listing(links, 3)}): name the folders instead"
+        )
+    return "; ".join(found)
+
+
+def _begins_as_image(path: str) -> bool:
+    """Return True if a regular file has the first bytes of an image."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would wait for a writer
+            return False
+        with open(path, "rb") as file:
+            return file.read(12).startswith(FIRST_BYTES)
+    except OSError:
+        return False
 
 
 @cache
@@ -345,10 +422,12 @@ __all__ = [
     "ImageTally",
     "UnreadableImageError",
     "file_version",
+    "files_below",
     "has_heif",
     "image_paths",
     "is_image_file",
-    "is_unread_image",
+    "is_rotated",
+    "left_out",
     "read_span",
-    "unread_images",
+    "surprises",
 ]

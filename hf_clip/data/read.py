@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.text import listing
-from .images import image_paths, is_image_file, is_unread_image, unread_images
+from .images import files_below, image_paths, is_image_file, left_out
 from .in_memory import read_in_memory
 from .labels import in_order, match_names
 from .rows import DataError, Rows, make_rows
@@ -77,17 +77,10 @@ def _class_folders(folder: Path) -> Rows:
     if beside or not classes:
         found = f"images beside its folders, such as {beside[0]}" if beside and classes else "no class folders"
         raise DataError(f"{folder} has {found}: give {LAYOUTS}")
-    if {path.name.lower() for path in classes} <= SPLITS and all(_has_folders(path) for path in classes):
-        paths = ", ".join(str(path) for path in classes)
-        raise DataError(
-            f"{folder} holds splits, not classes: give one of them, such as {paths} (one to train on, another to "
-            "evaluate on)"
-        )
+    _check_no_splits(folder, classes)
     own = [path.name.replace("_", " ") for path in classes]
-    files = (path for each in classes for path in sorted(each.rglob("*")))
-    unread = [os.path.relpath(path, folder) for path in files if is_unread_image(path.name)]
-    if unread:
-        logging.getLogger(__name__).warning("skipped: %s", unread_images(unread))
+    if skipped := left_out((path for each in classes for path in files_below(each)), str(folder)):
+        logging.getLogger(__name__).warning("skipped: %s", skipped)
     names = _lines(folder, "classnames.txt") or own
     if len(names) != len(classes):
         raise DataError(
@@ -101,8 +94,23 @@ def _class_folders(folder: Path) -> Rows:
     return make_rows(mappings, str(folder), labels=names, templates=_templates(folder))
 
 
-def _has_folders(folder: Path) -> bool:
-    return any(path.is_dir() for path in folder.iterdir())
+def _check_no_splits(folder: Path, classes: list[Path]) -> None:
+    """Raise DataError, with the commands meant, for a folder of splits that each are a data set."""
+    splits = [path for path in classes if path.name.lower() in SPLITS and _is_data_set(path)]
+    if len(splits) < min(2, len(classes)):
+        return
+    train = next((path for path in splits if path.name.lower().startswith("train")), splits[0])
+    other = next((path for path in splits if path is not train), train)
+    raise DataError(
+        f"{folder} holds splits, not classes ({listing([path.name for path in splits], 4)}): train on one by "
+        f"hf-clip finetune {train}, and measure on another by hf-clip evaluate zero-shot {other}"
+    )
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Return True if a folder holds folders, tars or a table, rather than the images of a class."""
+    tables = {f"metadata{suffix}" for suffix in READERS}
+    return any(path.is_dir() or path.suffix == ".tar" or path.name in tables for path in folder.iterdir())
 
 
 def tar_rows(paths: list[Path], name: str, columns: Columns) -> Rows:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from .errors import DataError
-from .images import ImageRef
+from .images import Exif, ImageRef
 from .labels import clean_label, label_places
 
 IMAGE_COLUMNS = (
@@ -45,9 +45,9 @@ class Row:
         """The image's name in errors and progress."""
         return self.image.name
 
-    def open(self) -> Any:
-        """Decode the image; raise UnreadableImageError, which names it."""
-        return self.image.open()
+    def open(self, exif: Exif = "ignore") -> Any:
+        """Decode the image as `ImageRef.open` does; raise UnreadableImageError, which names it."""
+        return self.image.open(exif)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ..utils.packages import require
 from ..utils.places import Place, place_at, reaching
 from ..utils.text import as_line
-from .images import ImageRef, file_version, is_image_file, is_unread_image, unread_images
+from .images import ImageRef, file_version, is_image_file, left_out
 from .rows import IMAGE_COLUMNS, DataError
 from .tables import read_table
 from .tars import read_tars
@@ -33,7 +33,7 @@ class ImageSource:
         count: The number of images, where that is known beforehand.
         folder: The folder or the address that names count from.
         listed: True where `images` costs nothing, so that a run may go through it twice.
-        unread: A sentence on files that look like images and cannot be read; empty without any.
+        unread: A sentence on images that are not read; empty without any.
     """
 
     name: str
@@ -69,7 +69,7 @@ def open_source(
     with reaching(place):
         root, files = _listed(source, place)
     kinds = {kind: [entry for entry in files if _kind(entry[0]) == kind] for kind in ("image", "tar", "parquet")}
-    unread = unread_images([_below(file, root) for file, _ in files if is_unread_image(file.path.rpartition("/")[2])])
+    unread = left_out((file.path for file, _ in files), root.path, root.is_local)
     lists = [] if root == place else [entry for entry in files if _kind(entry[0]) == "list"]
     if root != place and (compressed := [file for file, _ in files if file.path.lower().endswith(COMPRESSED_TARS)]):
         raise DataError(f"{compressed[0]} is a compressed tar, which cannot be read by member: unpack it to a .tar")

@@ -19,7 +19,8 @@ from .rows import TEXT_COLUMNS, DataError
 def read_tars(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yield `image`, and `text` or `label` if known, of the samples in archives; images are located, not read.
 
-    Lines of a `.txt` are captions. A `.cls` holds a label, a `.json` an object with captions or a label.
+    Lines of a `.txt` are captions. A `.cls` holds a label, a `.json` an object with captions or a label. A sample
+    without an image such as `x.jpg` has one for each part, such as `x.input.jpg`.
 
     Raises:
         DataError: An archive is compressed, cut short, or no tar.
@@ -63,16 +64,23 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
         stem, _, suffix = file.partition(".")
         if not stem or not suffix:
             continue
-        if (folder, stem) != key and "image" in sample:
-            yield _columns(sample, path)
         if (folder, stem) != key:
+            yield from _rows_of(sample, path)
             key, sample = (folder, stem), {}
         if f".{suffix.lower()}" in IMAGE_SUFFIXES:
             sample["image"] = member
+        elif f".{suffix.lower().rpartition('.')[2]}" in IMAGE_SUFFIXES:
+            sample[suffix] = member
         elif suffix.lower() in ("txt", "cls", "json"):
             sample[suffix.lower()] = member
-    if "image" in sample:
-        yield _columns(sample, path)
+    yield from _rows_of(sample, path)
+
+
+def _rows_of(sample: dict[str, tarfile.TarInfo], path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the image of a sample, such as x.jpg; without it those of its parts, such as x.input.jpg."""
+    parts = [member for suffix, member in sample.items() if "." in suffix]
+    for image in [sample["image"]] if "image" in sample else parts:
+        yield _columns({**sample, "image": image}, path)
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:

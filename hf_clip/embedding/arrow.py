@@ -8,6 +8,9 @@ import numpy as np
 
 from ..utils.text import as_line
 
+# columns that tell which images a model has seen in another way than people, named as no column of a source is
+SURPRISES = ("hf_clip:rotated", "hf_clip:sixteen_bits")
+
 
 class OnArrow:
     """Run a callable on Arrow tables, for Ray's `map_batches` and Spark's `mapInArrow`.
@@ -40,6 +43,9 @@ class OnArrow:
         found = self.step(batch)
         gone = [column for column in (name, "error") if column in batch and (column == "error" or column not in found)]
         table = table.drop_columns(gone).append_column(self.step.output, fixed_size(found[self.step.output]))
+        for surprise in SURPRISES:
+            if surprise in found:
+                table = table.append_column(surprise, pa.array(found[surprise]))
         return table.append_column("error", pa.array(found["error"], pa.string())) if "error" in found else table
 
 
@@ -118,4 +124,4 @@ def batch_of(located: Iterable[Any], columns: Iterable[str]) -> dict[str, Any]:
     return {**batch, **{name: [values.get(name) for _, values in located] for name in columns}}
 
 
-__all__ = ["OnArrow", "as_matrix", "as_objects", "batch_of", "fixed_size", "part_table"]
+__all__ = ["SURPRISES", "OnArrow", "as_matrix", "as_objects", "batch_of", "fixed_size", "part_table"]

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..data.images import Exif, ImageRef, UnreadableImageError
+from ..data.images import Exif, ImageRef, ImageTally, UnreadableImageError
 from ..loading import load_clip, load_text_tower
 from ..utils.hardware import default_device
 from ..utils.text import first_line
-from .arrow import as_objects
+from .arrow import SURPRISES, as_objects
 from .features import features
 from .texts import embed_texts
 
@@ -62,6 +62,8 @@ class ImagePreprocessor:
         trust_remote_code: Run code that comes with the repository.
         exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
         allow_schemes: Kinds of addresses that may be read besides http, https and data, such as s3.
+        count_surprises: Add the columns `hf_clip:rotated` and `hf_clip:sixteen_bits`, True for images that the model
+            sees in another way than people.
 
     Example:
         >>> dataset.map_batches(ImagePreprocessor("clip-rn50")).map_batches(ImageEmbedder("clip-rn50"))
@@ -76,10 +78,11 @@ class ImagePreprocessor:
         trust_remote_code: bool = False,
         exif: Exif = "ignore",
         allow_schemes: Collection[str] = (),
+        count_surprises: bool = False,
     ):
         self.model, self.column, self.output = model, column, output
         self.workers, self.trust_remote_code = workers, trust_remote_code
-        self.exif, self.allow_schemes = exif, allow_schemes
+        self.exif, self.allow_schemes, self.count_surprises = exif, allow_schemes, count_surprises
         self._processor: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,8 +95,9 @@ class ImagePreprocessor:
             batch: Columns of one length.
         """
         images = batch[self.column]
+        tallies = [ImageTally() for _ in images]
         with ThreadPoolExecutor(self.workers or torch.get_num_threads()) as pool:
-            results = list(pool.map(self._pixels, images, range(len(images))))
+            results = list(pool.map(self._pixels, images, range(len(images)), tallies))
         found = [pixels for pixels, _ in results if pixels is not None]
         nothing = np.zeros_like(found[0]) if found else np.zeros(self._empty_shape(), np.uint8)
         earlier = batch.get("error", [None] * len(images))
@@ -103,6 +107,7 @@ class ImagePreprocessor:
             if results
             else nothing[None][:0],
             "error": as_objects(_first(old, new) for old, (_, new) in zip(earlier, results, strict=True)),
+            **(_surprises(tallies) if self.count_surprises else {}),
         }
 
     @property
@@ -119,12 +124,12 @@ class ImagePreprocessor:
             self._processor = getattr(loaded, "image_processor", loaded)
         return self._processor
 
-    def _pixels(self, source: Any, number: int) -> tuple[np.ndarray | None, str | None]:
+    def _pixels(self, source: Any, number: int, tally: ImageTally) -> tuple[np.ndarray | None, str | None]:
         name = f"images[{number}]"
         try:
             image = ImageRef.of(source, None if isinstance(source, str) and source else name, self.allow_schemes)
             name = image.name[:200]
-            return self._eight_bits(image.open(self.exif)), None
+            return self._eight_bits(image.open(self.exif, tally)), None
         except UnreadableImageError as error:
             return None, first_line(error)
         except Exception as error:  # whatever a processor raises about one image
@@ -279,6 +284,11 @@ class TextEmbedder(_Worker):
 
 def _first(earlier: Any, error: str | None) -> str | None:
     return earlier if isinstance(earlier, str) else error
+
+
+def _surprises(tallies: list[ImageTally]) -> dict[str, np.ndarray]:
+    counts = [(tally.rotated, tally.sixteen_bits) for tally in tallies]
+    return dict(zip(SURPRISES, np.array(counts, bool).reshape(-1, len(SURPRISES)).T, strict=True))
 
 
 def _table(image_processor: Any) -> torch.Tensor:

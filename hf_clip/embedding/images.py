@@ -61,8 +61,8 @@ def embed_images(
 ) -> torch.Tensor:
     """Embed any number of images, which are read as they are needed.
 
-    Files are opened by `PIL.Image.open`, as with the original: the EXIF orientation is ignored unless `exif` is
-    "apply", whereas the pipelines of transformers turn images upright.
+    Files are opened by `PIL.Image.open`, as with the original: the EXIF orientation is ignored, with a warning, unless
+    `exif` is "apply", whereas the pipelines of transformers turn images upright.
 
     Args:
         model: A CLIP, of this package or transformers' own, or its vision tower with projection; in evaluation mode.
@@ -147,11 +147,13 @@ def image_features(
     """Yield the items of each batch and their embeddings on the model's device; see `iter_image_embeds`.
 
     With `fill`, each pass through the model has `batch_size` images, black ones at the end: matrix products of another
-    shape may round differently, so that embeddings would depend on how images were divided into batches.
+    shape may round differently, so that embeddings would depend on how images were divided into batches. Images that
+    the model sees in another way than people are counted in `tally`; without one, a warning counts them at the end.
     """
+    counted = ImageTally() if tally is None else tally
     image_size = getattr(model.config, "vision_config", model.config).image_size
     pool = ThreadPoolExecutor(workers or torch.get_num_threads(), thread_name_prefix="hf_clip")
-    opened = partial(ImageRef.open, exif=exif, tally=tally)
+    opened = partial(ImageRef.open, exif=exif, tally=counted)
     decode = partial(_decode, pool, getattr(processor, "image_processor", processor), Lock(), opened)
     fetched = map(partial(_fetch, pool), _batches(images, batch_size))
     # a model on the CPU wants all cores: whatever else needs one in the meantime makes the others wait
@@ -162,6 +164,8 @@ def image_features(
             if batch.items:
                 pixels = _filled(batch.pixel_values, processor, batch_size) if fill else batch.pixel_values
                 yield batch.items, features(model, "image", {"pixel_values": pixels}, normalize)[: len(batch.items)]
+        if tally is None:
+            counted.warn(exif)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -16,7 +16,7 @@ from ..data.sources import Located
 from ..utils.packages import require
 from ..utils.places import place_at
 from ..utils.text import as_line
-from .arrow import OnArrow, batch_of, part_table
+from .arrow import SURPRISES, OnArrow, batch_of, part_table
 from .engine import EmbedOptions, Pending
 from .parts import PartStore, without_errors, write_part
 from .report import Report
@@ -110,6 +110,7 @@ def _results(window: list[Located], pending: Pending, store: PartStore, options:
             "model": model,
             "workers": options.workers,
             "exif": options.exif,
+            "count_surprises": True,
             "trust_remote_code": options.trust_remote_code,
         },
         compute=pool(min_size=1, max_size=cpus if gpus else max(1, cpus // 2)),
@@ -204,10 +205,13 @@ class PartWriter:
         """
         import pyarrow as pa
 
+        found = set(SURPRISES) & set(table.column_names)
+        rotated, sixteen_bits = (sum(table[name].to_pylist()) if name in found else 0 for name in SURPRISES)
         table = part_table(table, self.columns, self.row_dtype)
         keys = "\0".join(sorted(table["key"].to_pylist()))
         digest = hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()
         report = Report.of(table["path"].to_pylist(), table["error"].to_pylist())
+        report.rotated, report.sixteen_bits = rotated, sixteen_bits
         rows = without_errors(table) if self.drop_errors else table
         if len(rows):
             write_part(place_at(self.output) / f"{self.prefix}{digest}.parquet", rows)

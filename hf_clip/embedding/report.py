@@ -23,8 +23,8 @@ class Report:
         errors: Reasons of failures, counted.
         failed: Names of the first images that failed.
         broken: Files of the source that could not be read to their end.
-        rotated: Images of this run with an EXIF orientation; counted in this process, not on Ray.
-        sixteen_bits: Images of this run with 16 bits a channel; counted in this process, not on Ray.
+        rotated: Images of this run with an EXIF orientation.
+        sixteen_bits: Images of this run with 16 bits a channel.
     """
 
     embedded: int = 0

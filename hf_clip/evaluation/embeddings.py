@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from ..data.images import UnreadableImageError
+from ..data.images import Exif, ImageTally, UnreadableImageError, surprises
 from ..data.rows import DataError, Row, Rows
 from ..data.sources import ImageSource
 from ..embedding.engine import EmbedOptions, Pending, embed_source, run_here
 from ..embedding.features import collect
 from ..embedding.files import FileStore
 from ..embedding.identity import SAME_PRECISION, store_settings
-from ..embedding.images import iter_image_embeds
+from ..embedding.images import image_features
 from ..metrics.checks import check_finite
 
 logger = logging.get_logger(__name__)
@@ -56,6 +56,7 @@ def image_embeds(
     batch_size: int = 16,
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    exif: Exif = "ignore",
     normalize: bool = True,
     projected: bool = True,
 ) -> Tensor:
@@ -68,6 +69,7 @@ def image_embeds(
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder to keep embeddings in, from which a stopped run goes on. Images in memory are not kept.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
         normalize: Scale embeddings to length 1.
         projected: Embed after the projection, or before it.
 
@@ -79,10 +81,9 @@ def image_embeds(
         ValueError: An embedding is NaN or infinite.
     """
     encoder = model if projected else BeforeProjection(model)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "normalize": normalize}
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "normalize": normalize, "exif": exif}
     if store is None or any(row.image.version is None for row in rows):
-        batches = iter_image_embeds(encoder, processor, (row.image for row in rows), **options)
-        embeds = collect((part for _, part in batches), "image", len(rows))
+        embeds = collect(_embed(encoder, processor, (row.image for row in rows), **options), "image", len(rows))
     else:
         embeds = _stored(encoder, processor, rows, Path(store), options)
     check_finite(f"the embeddings of {rows.name}", embeds)
@@ -90,7 +91,13 @@ def image_embeds(
 
 
 def readable_image_embeds(
-    model: Any, processor: Any, rows: Rows, *, batch_size: int = 16, workers: int | None = None
+    model: Any,
+    processor: Any,
+    rows: Rows,
+    *,
+    batch_size: int = 16,
+    workers: int | None = None,
+    exif: Exif = "ignore",
 ) -> tuple[Rows, Tensor]:
     """Embed the images that can be read, and name the others in a warning.
 
@@ -100,6 +107,7 @@ def readable_image_embeds(
         rows: The data set.
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
 
     Returns:
         The rows whose image was read, and their embeddings (rows, dim), float32 on the CPU.
@@ -109,8 +117,8 @@ def readable_image_embeds(
         ValueError: An embedding is NaN or infinite.
     """
     found: list[Row] = []
-    batches = iter_image_embeds(model, processor, _readable(rows, found), batch_size=batch_size, workers=workers)
-    embeds = [embeds for _, embeds in batches]
+    images = _readable(rows, found, exif)
+    embeds = list(_embed(model, processor, images, batch_size=batch_size, workers=workers, exif=exif))
     if not embeds:
         raise DataError(f"no image of {rows.name} can be read: check the paths of the data set")
     joined = torch.cat(embeds)
@@ -118,11 +126,24 @@ def readable_image_embeds(
     return replace(rows, rows=found), joined
 
 
-def _readable(rows: Rows, found: list[Row]) -> Iterator[Any]:
+def _embed(encoder: Any, processor: Any, images: Iterable[Any], exif: Exif, **options: Any) -> Iterator[Tensor]:
+    tally = ImageTally()
+    for _, embeds in image_features(encoder, processor, images, exif=exif, tally=tally, **options):
+        yield embeds.cpu()
+    _tell_surprises(tally.images, tally.rotated, tally.sixteen_bits, exif)
+
+
+def _tell_surprises(images: int, rotated: int, sixteen_bits: int, exif: Exif) -> None:
+    """Warn of images that a model sees in another way than people: once, though several models may read them."""
+    for sentence in surprises(images, rotated, sixteen_bits, exif):
+        logger.warning_once(sentence)
+
+
+def _readable(rows: Rows, found: list[Row], exif: Exif) -> Iterator[Any]:
     """Yield the images that can be read, and append their rows to `found`."""
     for row in rows:
         try:
-            image = row.open()
+            image = row.open(exif)
         except UnreadableImageError as error:
             logger.warning_once(f"skipped: {error}")
             continue
@@ -135,7 +156,10 @@ def _stored(encoder: Any, processor: Any, rows: Rows, folder: Path, options: dic
     dtype = str(encoder.dtype).removeprefix("torch.")
     settings = store_settings(encoder, processor, dtype, options["normalize"])
     kind = "features" if isinstance(encoder, BeforeProjection) else "embeddings"
-    key = repr((os.path.abspath(rows.name), settings["model"], dtype, options["normalize"], kind, settings["dim"]))
+    if options["exif"] == "apply":
+        settings["exif"] = "apply"
+    shared = (settings["model"], dtype, options["normalize"], kind, settings["dim"], *settings.get("exif", ""))
+    key = repr((os.path.abspath(rows.name), *shared))
     name = f"{Path(rows.name).name}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
     unique = {row.image.key: row.image for row in rows}  # an image may have several rows
     source = ImageSource(rows.name, {}, lambda _: ((image, {}) for image in unique.values()), len(unique), listed=True)
@@ -143,7 +167,8 @@ def _stored(encoder: Any, processor: Any, rows: Rows, folder: Path, options: dic
         run = partial(
             run_here, options=EmbedOptions(settings["model"], **options), load=lambda: (encoder, processor), strict=True
         )
-        embed_source(Pending(source, opened), run, delay=2)
+        report = embed_source(Pending(source, opened), run, delay=2)
+    _tell_surprises(report.embedded, report.rotated, report.sixteen_bits, options["exif"])
     places = {key: place for place, key in enumerate(unique)}
     return torch.from_numpy(np.load(folder / name))[[places[row.image.key] for row in rows]]
 

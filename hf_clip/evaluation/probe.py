@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..data.images import Exif
 from ..data.rows import DataError, Rows
 from ..embedding.identity import name_of
 from ..metrics.classification import class_ranks, classification_outcomes
@@ -40,6 +41,7 @@ def linear_probe(
     batch_size: int = 16,
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    exif: Exif = "ignore",
 ) -> Result:
     """Fit scikit-learn's logistic regression on frozen image features, and measure its accuracy on other images.
 
@@ -59,6 +61,7 @@ def linear_probe(
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the features of images for later calls.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
 
     Returns:
         A result with lp_acc1, lp_acc5 (from five classes on), lp_mean_per_class_recall; `details["sweep"]` has the
@@ -85,9 +88,9 @@ def linear_probe(
     targets = {part: np.array([row.label for row in rows]) for part, rows in parts.items()}
     # before any image is embedded: a search that cannot be made should cost nothing
     places = split(targets["train"], seed) if C is None and validation is None else None
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store, "normalize": False}
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store, "exif": exif}
     features = {
-        part: image_embeds(model, processor, rows, projected=projected, **options).double().numpy()
+        part: image_embeds(model, processor, rows, projected=projected, normalize=False, **options).double().numpy()
         for part, rows in parts.items()
     }
     known = (features["train"], targets["train"])
@@ -106,7 +109,10 @@ def linear_probe(
     outcomes = classification_outcomes(class_ranks(logits, test_targets), test_targets, len(names))
     outcomes = {f"lp_{name}": outcome for name, outcome in outcomes.items()}
     details = class_details(logits.argmax(1), test_targets, names) | {"sweep": sorted(sweep.items()), "C": C}
-    settings |= settings_of(model, processor, parts["test"]) | {"train_images": len(known[0]), "classes": len(names)}
+    settings |= settings_of(model, processor, parts["test"], exif) | {
+        "train_images": len(known[0]),
+        "classes": len(names),
+    }
     dataset = dataset or parts["test"].name
     return Result(dataset, "linear_probe", name_of(model), means(outcomes), outcomes, details, settings)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.rows import Rows
 from ..metrics.outcomes import Outcomes, bootstrap_difference, paired_difference, proportion_interval
 from ..utils.files import replacing
 from ..utils.text import cell
@@ -160,7 +161,8 @@ def comparison(results: Sequence[Result]) -> "Table":
             first.settings.get("data"),
         ):
             raise ValueError(f"results are of {first.dataset} and {other.dataset}: compare models on the same data")
-    table = Table("metric", title=cell(f"{first.dataset}: {first.task}, {_size(first)}"))
+    size = [first.settings.get(name, 0) for name in ("images", "classes", "texts")]
+    table = Table("metric", title=cell(f"{first.dataset}: {first.task}, {size_of(*size)}"))
     notes = ["95 % confidence intervals in brackets"]
     if len(results) > 1:
         notes[:0] = ["differences from the first model"]
@@ -187,10 +189,21 @@ def difference(first: Result, second: Result, name: str) -> tuple[float, float, 
     return bootstrap_difference(*outcomes)
 
 
-def _size(result: Result) -> str:
-    classes = result.settings.get("classes")
-    chance = f", {classes:,} classes, chance {1 / classes:.4f}" if classes else ""
-    return f"{result.settings.get('images', 0):,} images{chance}"
+def size_of(images: int, classes: int | None = None, texts: int | None = None) -> str:
+    """Describe the size of a data set, and the chance level of its main metric."""
+    kinds = f", {classes:,} classes" if classes else f", {texts:,} texts" if texts else ""
+    return f"{images:,} images{kinds}, chance {chance_of(images, classes):.4f}"
+
+
+def chance_of(images: int, classes: int | None = None) -> float:
+    """Return the chance level: of the accuracy over classes, or of the recall of one image at the first try."""
+    return 1 / (classes or images or 1)
+
+
+def size_of_rows(rows: Rows) -> str:
+    """Describe the size of a data set as `size_of` does, before it is measured."""
+    texts = sum(len(row.texts) for row in rows)
+    return size_of(len(rows.grouped()), None if texts else len(rows.labels), texts)
 
 
 def _value(result: Result, name: str, value: float) -> str:
@@ -209,4 +222,4 @@ def _cell(first: Result, second: Result, name: str) -> str:
     return f"{value}\n{found[0]:+.4f} [{found[1]:+.4f}, {found[2]:+.4f}]"
 
 
-__all__ = ["Result", "ResultsError", "comparison", "difference", "read_result"]
+__all__ = ["Result", "ResultsError", "chance_of", "comparison", "difference", "read_result", "size_of", "size_of_rows"]

@@ -7,12 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..data.images import Exif
 from ..data.rows import DataError
 from ..data.wds import find_wds, read_wds
 from ..embedding.identity import name_of
 from ..utils.text import cell, listing
 from .prompt_sets import prompts
-from .results import Result, read_result
+from .results import Result, read_result, size_of
 from .tasks import prompt_settings, retrieval, settings_of, zero_shot
 
 if TYPE_CHECKING:
@@ -54,12 +55,13 @@ def tolerance_of(dataset: str) -> float:
 
 
 class Comparison(NamedTuple):
-    """A measured metric and its published figure, None if nothing is published."""
+    """A measured metric on a data set, and its published figure, None if nothing is published."""
 
     dataset: str
     metric: str
     measured: float
     published: float | None
+    size: str = ""
 
     @property
     def difference(self) -> float | None:
@@ -85,6 +87,7 @@ def benchmark(
     batch_size: int = 16,
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    exif: Exif = "ignore",
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Result]:
     """Evaluate a model on data sets in clip_benchmark's layout, one after the other.
@@ -100,6 +103,7 @@ def benchmark(
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
         report: Called with a line for each result that was read.
 
     Yields:
@@ -121,14 +125,15 @@ def benchmark(
         file = None if output is None else Path(output) / f"{dataset.replace('/', '-')}.json"
         if file is not None and resume and file.exists():
             known = read_result(file)
-            settings = settings_of(model, processor, _measured_rows(dataset, rows))
+            settings = settings_of(model, processor, _measured_rows(dataset, rows), exif)
             if dataset not in RETRIEVAL:
                 settings |= prompt_settings(rows, None, rows.templates or _templates(dataset))
             known.check_is_of(settings, name_of(model), file)
             report(f"{dataset}: known from {file}")
             yield known
             continue
-        options: dict[str, Any] = {"dataset": dataset, "batch_size": batch_size, "workers": workers, "store": store}
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store, "exif": exif}
+        options["dataset"] = dataset
         if dataset in RETRIEVAL:
             result = retrieval(model, processor, rows, **options)
         else:
@@ -175,17 +180,24 @@ def compare(results: Sequence[Result], checkpoint: str | None) -> list[Compariso
     for result in results:
         entry = known.get(result.dataset, {"metric": next(iter(result.metrics)), "values": {}})
         published = None if checkpoint is None else entry["values"].get(checkpoint)
-        found.append(Comparison(result.dataset, entry["metric"], result.metrics[entry["metric"]], published))
+        size = size_of(*(result.settings.get(name, 0) for name in ("images", "classes", "texts")))
+        found.append(Comparison(result.dataset, entry["metric"], result.metrics[entry["metric"]], published, size))
     return found
 
 
 def comparison_table(rows: Sequence[Comparison], tolerance: float | None = None) -> "Table":
-    """Return a table of measured and published figures; a star marks a difference beyond the tolerance."""
-    from rich.table import Table
+    """Return a table of measured and published figures, with the sizes of the data sets below.
 
-    table = Table("data set", "metric")
+    A star marks a difference beyond the tolerance.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("data set", "metric", caption_justify="left")
+    notes = [f"{row.dataset}: {row.size}" for row in rows if row.size]
     if tolerance is None and any(row.published is not None and row.dataset in TOLERANCES for row in rows):
-        table.caption = f"tolerances above {LEAST_TOLERANCE}: the tables of open_clip and LAION differ by as much"
+        notes.append(f"tolerances above {LEAST_TOLERANCE}: the tables of open_clip and LAION differ by as much")
+    table.caption = Text("\n").join(map(cell, notes))
     for column in ("measured", "published", "difference", "tolerance"):
         table.add_column(column, justify="right")
     for row in rows:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.images import Exif
 from ..data.labels import check_words
 from ..data.read import read_rows
 from ..data.rows import DataError, Rows
@@ -42,6 +43,7 @@ def zero_shot(
     batch_size: int = 16,
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    exif: Exif = "ignore",
     strict: bool = True,
 ) -> Result:
     """Measure zero-shot accuracy: each image is given the class whose prompts are most similar to it.
@@ -57,6 +59,7 @@ def zero_shot(
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images for later calls.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
         strict: Raise UnreadableImageError for an image that cannot be read; False leaves it out with a warning.
 
     Returns:
@@ -72,7 +75,7 @@ def zero_shot(
     """
     rows = to_rows(data)
     names, templates = class_names(rows, labels), chosen_templates(rows, templates)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store}
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store, "exif": exif}
     answers = classify_rows(model, processor, rows, names, templates, strict=strict, **options)
     outcomes = classification_outcomes(answers.ranks, answers.targets, len(names))
     counts = {"classes": len(names), "templates": len(templates), **prompt_settings(rows, names, templates)}
@@ -83,7 +86,7 @@ def zero_shot(
         means(outcomes),
         outcomes,
         class_details(answers.found, answers.targets, names),
-        settings_of(model, processor, answers.rows) | counts,
+        settings_of(model, processor, answers.rows, exif) | counts,
     )
 
 
@@ -150,6 +153,7 @@ def retrieval(
     batch_size: int = 16,
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    exif: Exif = "ignore",
     strict: bool = True,
 ) -> Result:
     """Measure retrieval: search captions by image and images by caption, and count the hits among the first k.
@@ -165,6 +169,7 @@ def retrieval(
         batch_size: Images per pass through the model.
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images for later calls.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
         strict: Raise UnreadableImageError for an image that cannot be read; False leaves it out with a warning.
 
     Returns:
@@ -182,7 +187,7 @@ def retrieval(
     rows = to_rows(data).grouped()
     if without := next((row.name for row in rows if not row.texts), None):
         raise DataError(f"{without} has no caption: give it one, or leave it out")
-    options = {"batch_size": batch_size, "workers": workers, "store": store}
+    options = {"batch_size": batch_size, "workers": workers, "store": store, "exif": exif}
     rows, embeds = embed_rows(model, processor, rows, strict, **options)
     image_of_text = torch.tensor([place for place, row in enumerate(rows) for _ in row.texts])
     texts = [text for row in rows for text in row.texts]
@@ -195,7 +200,7 @@ def retrieval(
     }
     ranks = {"image_median_rank": text_ranks, "text_median_rank": image_ranks}
     medians = {name: values.median().item() + 1 for name, values in ranks.items()}
-    settings = settings_of(model, processor, rows) | {"texts": len(texts), "k": list(k)}
+    settings = settings_of(model, processor, rows, exif) | {"texts": len(texts), "k": list(k)}
     details = {"recall": curves, **medians}
     metrics = with_mean_recall(outcomes)
     return Result(dataset or rows.name, "zeroshot_retrieval", name_of(model), metrics, outcomes, details, settings)
@@ -215,6 +220,7 @@ class ZeroShotSet:
         rows: Labeled images, as `hf_clip.data.read.read_rows` reads them; or its rows.
         templates: Texts with `{}` for the label; those of the data set, else "a photo of a {}.", unless given.
         batch_size: Images per pass through the model.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
 
     Raises:
         DataError: An image has no label, or the data set cannot be read.
@@ -226,6 +232,7 @@ class ZeroShotSet:
     rows: Any
     templates: str | Sequence[str] | None = None
     batch_size: int = 16
+    exif: Exif = "ignore"
 
     def __post_init__(self) -> None:
         """Read the rows if they are a path."""
@@ -235,16 +242,15 @@ class ZeroShotSet:
 
     def __call__(self, model: Any, processor: Any) -> Result:
         """Evaluate a model."""
-        return zero_shot(
-            model, processor, self.rows, templates=self.templates, batch_size=self.batch_size, strict=False
-        )
+        options: dict[str, Any] = {"batch_size": self.batch_size, "exif": self.exif, "strict": False}
+        return zero_shot(model, processor, self.rows, templates=self.templates, **options)
 
 
-def evaluator_of(rows: Rows, templates: str | Sequence[str] | None = None) -> Evaluator:
+def evaluator_of(rows: Rows, exif: Exif = "ignore") -> Evaluator:
     """Return the evaluator that fits a data set: zero-shot accuracy on labels, retrieval on captions."""
     if not any(row.texts for row in rows):
-        return ZeroShotSet(rows, templates)
-    return lambda model, processor: retrieval(model, processor, rows, strict=False)
+        return ZeroShotSet(rows, exif=exif)
+    return lambda model, processor: retrieval(model, processor, rows, exif=exif, strict=False)
 
 
 def to_rows(data: Any, **options: Any) -> Rows:
@@ -321,11 +327,12 @@ def prompt_settings(rows: Rows, labels: Sequence[Any] | None, templates: str | S
     return {"prompts": hashlib.sha256(repr(prompts).encode()).hexdigest()[:16]}
 
 
-def settings_of(model: Any, processor: Any, rows: Rows) -> dict[str, Any]:
+def settings_of(model: Any, processor: Any, rows: Rows, exif: Exif) -> dict[str, Any]:
     """Return the settings by which a saved result is matched with a model and its data."""
     return {
         "images": len(rows),
         "data": data_fingerprint(rows),
+        "exif": exif,
         "dtype": str(model.dtype).removeprefix("torch."),
         "probe": image_probe(model, processor)[:PROBE_VALUES].tolist(),
     }

@@ -9,13 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 from transformers import CLIPModel
 from transformers.utils import cached_file
 
-from ..data.images import image_paths
+from ..data.images import Exif, ImageRef, image_paths
 from ..exported.manifest import Manifest
 from ..exported.model import FEATURE_METHODS, PRECISIONS
 from ..exported.sessions import OPEN
@@ -61,6 +62,7 @@ def export_clip(
     preprocessing: bool = False,
     calibration: str | os.PathLike | None = None,
     evaluation: str | os.PathLike | None = None,
+    exif: Exif = "ignore",
     force: bool = False,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def export_clip(
             ONNX Runtime a second copy of each vision tower with this graph in front, `..._rgb.onnx`.
         calibration: A folder of images, required for q8 of a ResNet, whose convolutions are quantized statically.
         evaluation: A folder with one subfolder of images for each label, on which every precision is evaluated.
+        exif: "apply" turns the images of both folders as their EXIF orientation says; "ignore" does as the original.
         force: Replace an existing output.
         report: Called with a sentence at each step.
 
@@ -102,7 +105,7 @@ def export_clip(
     model, processor = load_source(source, processor)
     if "q8" in plan.precisions and "vision" in plan.towers and has_convolutions(model.config) and calibration is None:
         raise ValueError("q8 of a ResNet needs calibration images: pass calibration (--calibrate), a folder of images")
-    pixels = None if calibration is None else _calibration(Path(calibration), processor)
+    pixels = None if calibration is None else _calibration(Path(calibration), processor, exif)
     labeled = None if evaluation is None else labeled_images(Path(evaluation))
     with new_directory(output) as directory:
         files = _write_graphs(directory, plan, model, processor, pixels, report)
@@ -115,7 +118,7 @@ def export_clip(
         result: dict[str, Any] = {"versions": _versions(), "opset": OPSET, "files": files, "evaluation": NOT_EVALUATED}
         if labeled is not None:
             report(f"evaluating on {len(labeled):,} images")
-            result["evaluation"] = evaluate(directory, plan.precisions, model, processor, labeled, report)
+            result["evaluation"] = evaluate(directory, plan.precisions, model, processor, labeled, report, exif)
         elif "q8" in plan.precisions:
             report("q8 is not evaluated: pass evaluation (--evaluate), a folder with one subfolder for each label")
         (directory / "parity.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -190,11 +193,13 @@ def _check_exportable(model: nn.Module) -> None:
         raise ValueError("the model is in training mode: call model.eval() first")
 
 
-def _calibration(folder: Path, processor: Any) -> Any:
+def _calibration(folder: Path, processor: Any, exif: Exif) -> Any:
     paths = image_paths(folder)[:CALIBRATION_IMAGES]
     if not paths:
         raise ValueError(f"there are no images in {folder}: choose a folder of images like the ones to embed")
-    return processor.image_processor(images=paths, return_tensors="np").pixel_values
+    images = (ImageRef.of(path).open(exif) for path in paths)
+    pixels = [processor.image_processor(images=[image], return_tensors="np").pixel_values for image in images]
+    return np.concatenate(pixels)
 
 
 def _write_graphs(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..data.images import Exif
 from ..data.rows import Rows
 from ..evaluation.tasks import classify_rows, to_rows
 from ..exported.model import HFCLIPExportedModel
@@ -83,6 +84,7 @@ def evaluate(
     processor: Any,
     rows: Rows,
     report: Callable[[str], None] = lambda _: None,
+    exif: Exif = "ignore",
 ) -> dict[str, Any]:
     """Measure how often each precision of an exported folder agrees with `model`, and its zero-shot accuracy.
 
@@ -93,14 +95,16 @@ def evaluate(
         processor: Its processor.
         rows: Labeled images.
         report: Called with a line on each precision.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
 
     Returns:
         `images`, the model's `accuracy`, and for each precision `accuracy`, `agreement`, and whether that is `good`.
     """
-    reference = classify_rows(model, processor, rows, rows.labels, [TEMPLATE])
+    reference = classify_rows(model, processor, rows, rows.labels, [TEMPLATE], exif=exif)
     measured: dict[str, Any] = {"images": len(rows), "accuracy": reference.accuracy}
     for precision in precisions:
-        answers = classify_rows(HFCLIPExportedModel(directory, precision), processor, rows, rows.labels, [TEMPLATE])
+        exported = HFCLIPExportedModel(directory, precision)
+        answers = classify_rows(exported, processor, rows, rows.labels, [TEMPLATE], exif=exif)
         agreement = float((answers.found == reference.found).float().mean())
         good = agreement >= MIN_AGREEMENT
         measured[precision] = {"accuracy": answers.accuracy, "agreement": agreement, "good": good}

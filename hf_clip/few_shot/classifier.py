@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..data.images import Exif
 from ..embedding.identity import name_of
 from ..evaluation.embeddings import image_embeds
 from ..evaluation.probe import draw_shots
@@ -60,6 +61,7 @@ class FewShotClassifier(ZeroShotClassifier):
         batch_size: int = 16,
         workers: int | None = None,
         store: str | os.PathLike[str] | None = None,
+        exif: Exif = "ignore",
     ) -> "FewShotClassifier":
         """Fit a head to labeled pictures, and choose its weight beside the texts on pictures that are held out.
 
@@ -81,6 +83,7 @@ class FewShotClassifier(ZeroShotClassifier):
             batch_size: Images per pass through the model.
             workers: Threads that prepare images.
             store: A folder that keeps the embeddings of images for later calls.
+            exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
 
         Returns:
             The classifier. `result` has the accuracy of the choice (acc1), of the texts alone, of a linear probe
@@ -101,7 +104,8 @@ class FewShotClassifier(ZeroShotClassifier):
         targets = torch.tensor([row.label for row in rows])
         check_classes(rows.name, names, targets)
         class_embeds = embed_labels(model, processor, names, templates)
-        embeds = image_embeds(model, processor, rows, batch_size=batch_size, workers=workers, store=store)
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store, "exif": exif}
+        embeds = image_embeds(model, processor, rows, **options)
         check_spread(rows.name, embeds)
         fitted = fit_head(zero_shot_logits(model, embeds, class_embeds).cpu(), embeds, targets, head, folds, seed)
         result = Result(
@@ -110,7 +114,8 @@ class FewShotClassifier(ZeroShotClassifier):
             name_of(model),
             *_measured(fitted),
             _details(fitted, names, targets),
-            settings_of(model, processor, rows) | {"classes": len(names), "shots": shots, "seed": seed, "folds": folds},
+            settings_of(model, processor, rows, exif)
+            | {"classes": len(names), "shots": shots, "seed": seed, "folds": folds},
         )
         scale = model.logit_scale.exp().item()
         joined = ClassifierHead(names, templates, **_joined(fitted, class_embeds, scale))

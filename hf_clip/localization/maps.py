@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, PreTrainedModel
 
+from ..data.images import Exif, ImageRef, ImageTally
 from ..embedding.features import check_list
 from ..embedding.texts import embed_texts
 from ..model.configuration_hf_clip import HFCLIPConfig, _from_stock
-from ..model.image_reading_hf_clip import open_image
 from ..model.modeling_hf_clip import HFCLIPModel
 from .geometry import stride_of, view
 from .relevance import METHODS, attention_weights, grid, is_resnet, score_windows
@@ -36,6 +36,7 @@ def where(
     whole: bool = False,
     shifts: int = 1,
     background: Sequence[str] = BACKGROUND,
+    exif: Exif = "ignore",
 ) -> torch.Tensor:
     """Map where in an image each of the texts is.
 
@@ -54,7 +55,7 @@ def where(
         model: An HFCLIPModel of either family or a stock CLIPModel, in evaluation mode; "gradient" needs one that is
             not optimized.
         processor: Its processor.
-        image: The image, or its path or URL; the EXIF orientation is not applied.
+        image: The image, or its path or URL.
         texts: Complete texts, such as "a red circle"; no template is applied.
         method: "dense", "gradient", "rollout" or "windows".
         whole: Read the image to its edges with interpolated positions, instead of the square in its middle that the
@@ -62,12 +63,14 @@ def where(
         shifts: Average the maps of `shifts`**2 readings, shifted by a fraction of a position: finer and slower. With
             "windows", the windows lie this many times closer.
         background: Texts whose mean similarity is subtracted; without any, scores are plain similarities.
+        exif: "apply" turns the image as its EXIF orientation says, and the maps with it; "ignore" does as the original.
 
     Returns:
         (texts, height, width), float32 on the CPU, bilinear between the model's positions. NaN outside the crop.
 
     Raises:
         TypeError: The model is not a CLIP with both towers, or `image` is not a single image.
+        UnreadableImageError: The image cannot be read.
         ValueError: There are no texts, the method is unknown, `shifts` is below 1, the model is in training mode or
             optimized, or the image is so oblong that there are too many positions or windows.
 
@@ -83,7 +86,7 @@ def where(
     model = _checked(model)
     if method == "gradient" and model.optimizations:
         raise ValueError("an optimized model has no gradients: use method='dense', or load the model again")
-    picture = _single_image(image)
+    picture = _single_image(image, exif)
     seen = view(processor, picture, model.config.vision_config, whole)
     directions = embed_texts(model, processor, texts)
     if len(background):
@@ -138,6 +141,7 @@ def attention_maps(
     heads: Sequence[int] | None = None,
     *,
     whole: bool = False,
+    exif: Exif = "ignore",
 ) -> torch.Tensor:
     """Map the attention of the class token (ViT) or the pooling (ResNet) to each place of an image.
 
@@ -148,12 +152,14 @@ def attention_maps(
         layers: Numbers of layers, counted from the end if negative; a ResNet has one.
         heads: Numbers of heads (default: the mean of all heads).
         whole: As in `where`.
+        exif: As in `where`.
 
     Returns:
         (layers, heads, height, width), float32 on the CPU; heads is 1 for the mean. NaN outside the crop.
 
     Raises:
         TypeError: The model is not a CLIP with both towers, or `image` is not a single image.
+        UnreadableImageError: The image cannot be read.
         ValueError: There is no such layer or head, or the model is in training mode.
 
     Example:
@@ -163,7 +169,7 @@ def attention_maps(
     config = model.config.vision_config
     _check_numbers("layer", layers, 1 if is_resnet(model) else config.num_hidden_layers)
     _check_numbers("head", heads or [], config.num_attention_heads)
-    seen = view(processor, _single_image(image), config, whole)
+    seen = view(processor, _single_image(image, exif), config, whole)
     pixel_values = seen.pixel_values.to(model.device)
     weights = attention_weights(model, pixel_values)
     maps = torch.stack([weights[layer][0, :, 0, 1:].float() for layer in layers])  # (layers, heads, HW)
@@ -195,14 +201,13 @@ def _check_numbers(name: str, numbers: Sequence[int], count: int) -> None:
         raise ValueError(f"there is no {name} {wrong[0]}: choose from {-count} to {count - 1}")
 
 
-def _single_image(image: Any) -> Image.Image:
-    if isinstance(image, str | os.PathLike):
-        with open_image(image) as opened:
-            opened.load()
-            return opened
-    if not isinstance(image, Image.Image):
+def _single_image(image: Any, exif: Exif) -> Image.Image:
+    if not isinstance(image, str | os.PathLike | Image.Image):
         raise TypeError(f"image is a {type(image).__name__}: pass one PIL image, path or URL")
-    return image
+    tally = ImageTally()
+    picture = ImageRef.of(image).open(exif, tally)
+    tally.warn(exif)
+    return picture
 
 
 __all__ = ["ALL_METHODS", "BACKGROUND", "attention_maps", "where", "window_maps"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..model.image_processing_hf_clip import open_image
+from ..data.images import Exif, ImageRef
 from .figures import BAR_BACKGROUND, save_figure, shortened
 
 IMAGES_PER_ROW = 6
@@ -24,6 +24,7 @@ def draw_scores(
     output: Path,
     truths: Sequence[str | None] | None = None,
     notes: Sequence[str] | None = None,
+    exif: Exif = "ignore",
 ) -> None:
     """Draw each image above bars with the scores of its labels; a failure leaves no partial file.
 
@@ -33,6 +34,7 @@ def draw_scores(
         output: The file to write, in the format of its suffix.
         truths: The true label of each image or None; it is written in bold.
         notes: A line below the name of each image.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" shows what the original sees.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -52,7 +54,7 @@ def draw_scores(
         picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
         truth = truths[index] if truths else None
         title = [truth or shortened(Path(path).name), *([notes[index]] if notes else [])]
-        picture.imshow(_thumbnail(path))
+        picture.imshow(_thumbnail(path, exif))
         picture.set_anchor("S")
         picture.set_title("\n".join(title), fontsize=8, parse_math=False)
         for model, (color, of_model) in enumerate(zip(cycle(BARS), answers.values())):
@@ -70,10 +72,9 @@ def draw_scores(
     save_figure(figure, output)
 
 
-def _thumbnail(path: str | os.PathLike) -> Image.Image:
-    with open_image(path) as image:
-        image = image.convert("RGB")
-        image.thumbnail(THUMBNAIL)
+def _thumbnail(path: str | os.PathLike, exif: Exif) -> Image.Image:
+    image = ImageRef.of(path).open(exif).convert("RGB")
+    image.thumbnail(THUMBNAIL)
     return image
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from ..data.images import Exif
 from ..utils.files import replacing
 from .figures import save_figure
 
@@ -36,11 +37,11 @@ FIGURE = "<figure>{image}<figcaption>{caption}</figcaption></figure>"
 class Picture(Protocol):
     """Anything that opens an image, such as an `ImageRef`."""
 
-    def open(self) -> Any:
-        """Return the image."""
+    def open(self, exif: Exif) -> Any:
+        """Return the image, turned as its EXIF orientation says if `exif` is "apply"."""
 
 
-def draw_sheet(images: Sequence[tuple[Picture, str]], title: str, output: Path) -> int:
+def draw_sheet(images: Sequence[tuple[Picture, str]], title: str, output: Path, exif: Exif = "ignore") -> int:
     """Draw thumbnails with captions as a figure, and return how many images opened; without any nothing is written."""
     from matplotlib.figure import Figure
 
@@ -51,7 +52,7 @@ def draw_sheet(images: Sequence[tuple[Picture, str]], title: str, output: Path) 
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    thumbnails = [thumbnail_of(source) for source, _ in images]
+    thumbnails = [thumbnail_of(source, exif) for source, _ in images]
     for axis, thumbnail, (_, caption) in zip(axes.flat, thumbnails, images, strict=False):
         if thumbnail is not None:
             axis.imshow(thumbnail)
@@ -62,9 +63,9 @@ def draw_sheet(images: Sequence[tuple[Picture, str]], title: str, output: Path) 
     return opened
 
 
-def write_sheet(images: Sequence[tuple[Picture, str]], title: str, output: Path) -> int:
+def write_sheet(images: Sequence[tuple[Picture, str]], title: str, output: Path, exif: Exif = "ignore") -> int:
     """Write a web page with embedded thumbnails, and return how many images opened; without any nothing is written."""
-    thumbnails = [thumbnail_of(source) for source, _ in images]
+    thumbnails = [thumbnail_of(source, exif) for source, _ in images]
     figures = "\n".join(
         FIGURE.format(image=_embedded(thumbnail), caption=html.escape(caption))
         for thumbnail, (_, caption) in zip(thumbnails, images, strict=True)
@@ -85,10 +86,10 @@ def _embedded(thumbnail: Image.Image | None) -> str:
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="">'
 
 
-def thumbnail_of(source: Picture) -> Image.Image | None:
+def thumbnail_of(source: Picture, exif: Exif = "ignore") -> Image.Image | None:
     """Return an RGB thumbnail, or None for an image that cannot be opened."""
     try:
-        image = source.open().convert("RGB")
+        image = source.open(exif).convert("RGB")
         image.thumbnail((SIDE, SIDE))
         return image
     except Exception:  # plugins of Pillow raise arbitrary exceptions for damaged files

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..data.images import ImageRef
+from ..data.images import Exif, ImageRef, ImageTally
 from ..data.sources import OWN
 from ..embedding.identity import PROBE, OtherModelError, image_probe, name_of, same_model, text_probe
 from ..embedding.numpy_texts import NumpyTextTower, save_text_tower
@@ -40,6 +40,7 @@ Weighted = Any  # one or several items, or pairs (item, weight)
 TIMED_QUERIES = 16
 # a text tower is kept in the index if no number of its embeddings is further from the model's
 TOWER_TOLERANCE = 1e-5
+QUERY_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +125,7 @@ class ImageIndex:
             "probe": source.settings["probe"],
             "text_probe": text_probe(model, processor)[0].tolist(),
             "folder": os.fspath(folder) if folder is not None else source.settings.get("folder"),
+            "exif": source.settings.get("exif", "ignore"),
         }
         old = _Existing.at(output, settings, np.dtype(dtype))
         with new_directory(output) as work:
@@ -234,6 +236,11 @@ class ImageIndex:
         columns = self.columns.take(_rows_of(hits)).to_pylist()
         return [{**values, **hit} for values, hit in zip(columns, hits, strict=True)]
 
+    @property
+    def exif(self) -> Exif:
+        """The use of the EXIF orientation in its embeddings, which the images of a query follow."""
+        return self.settings.get("exif", "ignore")
+
     def source_of(self, path: str) -> ImageRef:
         """Refer to an image: a file, a URL, or a member of a tar.
 
@@ -290,9 +297,7 @@ class ImageIndex:
         if images:
             if not hasattr(self.model, "get_image_features"):
                 raise ValueError("only the text tower is loaded: load the index with the whole CLIP to search by image")
-            from ..embedding.images import embed_images
-
-            parts.append(_sum(embed_images(self.model, self.processor, [value for value, _ in images]).numpy(), images))
+            parts.append(_sum(self._embed_images([value for value, _ in images]), images))
         if not parts:
             raise ValueError("there is nothing to search for: give a text or an image")
         total = np.sum(parts, 0)
@@ -307,6 +312,15 @@ class ImageIndex:
         from ..embedding.texts import embed_texts
 
         return embed_texts(self.model, self.processor, texts).numpy()
+
+    def _embed_images(self, images: list[Any]) -> np.ndarray:
+        from ..embedding.images import image_features
+
+        tally = ImageTally()
+        batches = image_features(self.model, self.processor, images, QUERY_BATCH, None, exif=self.exif, tally=tally)
+        embeds = np.concatenate([embeds.cpu().numpy() for _, embeds in batches])
+        tally.warn(self.exif, "it is in the index, too: embed all images again with --exif apply")
+        return embeds
 
 
 def _rows_of(hits: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -354,13 +368,13 @@ class _Existing:
 
     @classmethod
     def at(cls, path: Path, settings: Mapping[str, Any], dtype: np.dtype) -> "_Existing | None":
-        """Open the index at `path`, or return None unless it has the same kind, dtype, folder and model."""
+        """Open the index at `path`, or return None unless it has the same kind, dtype, folder, exif and model."""
         try:
             files = open_index_files(path, growing=True)
         except SearchError:  # none, damaged, or of an earlier version: built anew
             return None
         if (
-            any(files.settings[key] != settings[key] for key in ("kind", "probe", "folder"))
+            any(files.settings.get(key) != settings[key] for key in ("kind", "probe", "folder", "exif"))
             or files.rows.dtype != dtype
         ):
             return None

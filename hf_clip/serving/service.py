@@ -138,6 +138,11 @@ class ClipService:
             from ..search.index import ImageIndex
 
             self.index = ImageIndex.load(self.settings.index, self.served.model, self.served.processor)
+            if self.index.exif != self.settings.exif:
+                raise ValueError(
+                    f"{self.settings.index} was made with exif {self.index.exif}, requests are read with exif "
+                    f"{self.settings.exif}: pass --exif {self.index.exif}"
+                )
 
     async def stop(self) -> None:
         """Stop computing."""

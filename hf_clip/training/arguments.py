@@ -1,15 +1,17 @@
 """The settings of `CLIPTrainer`."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from transformers import TrainingArguments
 
+from ..data.images import Exif
 from .parameters import PARTS
 
 DUPLICATES = ("positive", "negative")
 LOSS_NAMES = ("contrastive", "classes", "siglip")
 BALANCES = ("none", "weights", "sampler")
+EXIF_USES = get_args(Exif)
 
 
 @dataclass
@@ -42,6 +44,8 @@ class CLIPTrainingArguments(TrainingArguments):
         train_last_layers: Train only this many last layers (stages of a ResNet) of a tower, and its projection.
         freeze_batch_norm: Freeze the running statistics of BatchNorms; their gains and biases are still trained.
         train_logit_scale: Train the logit scale.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original. Choose what the images
+            will be read with once the model is trained.
         max_logit_scale: Upper bound of the logit scale, as in the paper's section 2.5.
         image_layer_decay: Factor of the learning rate from each image layer to the one before it.
         text_layer_decay: Factor of the learning rate from each text layer to the one before it.
@@ -78,6 +82,7 @@ class CLIPTrainingArguments(TrainingArguments):
     train_last_layers: int | None = field(default=None, metadata={"help": "Last layers of a tower to train."})
     freeze_batch_norm: bool = field(default=True, metadata={"help": "Freeze the statistics of BatchNorms."})
     train_logit_scale: bool = field(default=True, metadata={"help": "Train the logit scale."})
+    exif: Exif = field(default="ignore", metadata={"help": "Use of the EXIF orientation.", "choices": EXIF_USES})
     max_logit_scale: float = field(default=100.0, metadata={"help": "Upper bound of the logit scale."})
     image_layer_decay: float | None = field(default=None, metadata={"help": "Factor of the learning rate per layer."})
     text_layer_decay: float | None = field(default=None, metadata={"help": "Factor of the learning rate per layer."})
@@ -87,7 +92,7 @@ class CLIPTrainingArguments(TrainingArguments):
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "mean_recall@1", True
         names = (("duplicates", DUPLICATES), ("train", PARTS), ("loss", LOSS_NAMES), ("balance", BALANCES))
-        for name, choices in names:
+        for name, choices in (*names, ("exif", EXIF_USES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         for name in ("mini_batch_size", "train_last_layers"):

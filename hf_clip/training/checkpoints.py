@@ -17,7 +17,7 @@ from ..data.rows import DataError
 STATE = "trainer_state.json"  # the trainer writes it last: where it is readable, the checkpoint is complete
 
 # the optimizer's state in a checkpoint overrides them, so other values would be ignored without a word
-SAME_SETTINGS = ("learning_rate", "weight_decay", "lr_scheduler_type", "seed")
+SAME_SETTINGS = ("learning_rate", "weight_decay", "lr_scheduler_type", "seed", "exif")
 
 
 class CheckpointFileError(OSError):

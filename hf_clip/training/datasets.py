@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
-from ..data.images import ImageRef, UnreadableImageError
+from ..data.images import Exif, ImageRef, ImageTally, UnreadableImageError
 from ..data.labels import check_words
 from ..data.read import read_rows
 from ..data.rows import DataError, Row, Rows
@@ -155,11 +155,12 @@ class CLIPCollator:
         processor: The model's.
         strict: Raise UnreadableImageError at the first unreadable image.
         pad_to_max_length: Pad the token ids of all batches to the same width.
+        exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
     """
 
-    def __init__(self, processor: Any, strict: bool = False, pad_to_max_length: bool = False):
+    def __init__(self, processor: Any, strict: bool = False, pad_to_max_length: bool = False, exif: Exif = "ignore"):
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
-        self.strict, self.pad_to_max_length = strict, pad_to_max_length
+        self.strict, self.pad_to_max_length, self.exif = strict, pad_to_max_length, exif
         self._seen = self._unreadable = 0
         self._warned: set[str] = set()
         # in shared memory, so that all workers together warn once
@@ -167,7 +168,7 @@ class CLIPCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Collate mappings with `image` and `text`."""
-        pixels, valid = self._pixel_values(rows)
+        pixels, valid, surprising = self._pixel_values(rows)
         texts = [row["text"] for row in rows]
         return {
             "input_ids": self._input_ids(texts),
@@ -179,13 +180,16 @@ class CLIPCollator:
             "valid": valid,
             "index": torch.tensor([row.get("index", -1) for row in rows]),
             "classes": torch.tensor([row.get("class", -1) for row in rows]),
+            "surprising": surprising,
         }
 
-    def _pixel_values(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+    def _pixel_values(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixels (B, 3, H, W), whether an image was read (B,), and whether it is rotated, of 16 bits (B, 2)."""
         places: dict[Any, int] = {}  # an image with several captions is opened once
         place_of = torch.tensor([places.setdefault(ImageRef.of(row["image"]).key, len(places)) for row in rows])
         first = {place: row for row, place in zip(reversed(rows), reversed(place_of.tolist()), strict=True)}
-        images: list[Any] = [self._open(first[place]) for place in range(len(places))]
+        tallies = [ImageTally() for _ in places]
+        images: list[Any] = [self._open(first[place], tally) for place, tally in enumerate(tallies)]
         readable = [image for image in images if image is not None]
         self._seen += len(images)
         self._unreadable += len(images) - len(readable)
@@ -198,15 +202,15 @@ class CLIPCollator:
         readable = readable or [Image.new("RGB", (1, 1))] * len(images)
         pixels = self.image_processor(images=readable, return_tensors="pt")["pixel_values"]
         valid = torch.tensor([image is not None for image in images])
-        if not valid.any():
-            return torch.zeros_like(pixels)[place_of], valid[place_of]
+        surprising = torch.tensor([[tally.rotated, tally.sixteen_bits] for tally in tallies], dtype=torch.bool)
         full = pixels.new_zeros(len(images), *pixels.shape[1:])
-        full[valid] = pixels
-        return full[place_of], valid[place_of]
+        if valid.any():
+            full[valid] = pixels
+        return full[place_of], valid[place_of], surprising[place_of]
 
-    def _open(self, row: Mapping[str, Any]) -> Any:
+    def _open(self, row: Mapping[str, Any], tally: ImageTally) -> Any:
         try:
-            return ImageRef.of(row["image"], _name(row)).open()
+            return ImageRef.of(row["image"], _name(row)).open(self.exif, tally)
         except UnreadableImageError as error:
             if self.strict:
                 raise

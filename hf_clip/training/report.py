@@ -62,13 +62,16 @@ def kept(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def changes_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Return a Markdown table of metrics before and after training."""
+def changes_table(report: Mapping[str, Any]) -> str:
+    """Return a Markdown table of metrics before and after training, below the sizes of their data sets."""
+    before, after = report.get("before", {}), report["after"]
+    sizes = [f"- {name}: {size}" for name, size in report.get("data", {}).items()]
     rows = [
         f"| {name} | {before.get(name, math.nan):.4g} | {value:.4g} | {value - before.get(name, math.nan):+.4g} |"
         for name, value in after.items()
     ]
-    return "\n".join(["| metric | before | after | change |", "|---|---|---|---|", *rows])
+    head = ["| metric | before | after | change |", "|---|---|---|---|"]
+    return "\n".join([*sizes, *([""] if sizes else []), *head, *rows])
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
@@ -102,7 +105,7 @@ def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) ->
         name=name,
         data=data,
         usage=(ADAPTER_USAGE if adapter else USAGE).format(start=start, name=name),
-        table=changes_table(report.get("before", {}), report.get("after", {})) if report.get("after") else "",
+        table=changes_table(report) if report.get("after") else "",
         settings=settings,
     )
     with replacing(folder / "README.md") as work:

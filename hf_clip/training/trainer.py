@@ -21,7 +21,9 @@ from transformers import (
     TrainerControl,
     TrainerState,
 )
+from transformers.utils import logging
 
+from ..data.images import surprises
 from ..data.rows import DataError
 from ..evaluation.tasks import Evaluator, ZeroShotSet
 from ..metrics.pairs import contrastive_loss_of_all, first_places
@@ -35,6 +37,8 @@ from .datasets import BalancedSampler, CLIPCollator, PairDataset, class_weights,
 from .grad_cache import Embeds, Inputs, cached_step, check_no_live_batch_norm
 from .losses import class_loss, clip_loss, loss_floor, siglip_loss
 from .parameters import check_precision, clamp_logit_scale, param_groups, trainable, trained, undecayed
+
+logger = logging.get_logger(__name__)
 
 MODEL_INPUTS = ("input_ids", "pixel_values", "attention_mask")
 
@@ -96,10 +100,12 @@ class CLIPTrainer(Trainer):
         self._own_metrics = kwargs.pop("compute_metrics", None)
         self.watch = dict(watch or {})
         self._floors: list[Tensor] = []  # of the losses since the last log
+        # ids of the images so far that the model sees in another way than people: rotated ones, those of 16 bits
+        self._surprising: tuple[set[int], set[int]] = (set(), set())
         self._class_weights = self._checked_classes(train_dataset, args)
         self._labeled = False  # whether the data set that is being evaluated has labels in place of captions
         streams = any(isinstance(data, IterableDataset) for data in (train_dataset, eval_dataset))
-        kwargs.setdefault("data_collator", CLIPCollator(processor, strict, streams and args.world_size > 1))
+        kwargs.setdefault("data_collator", CLIPCollator(processor, strict, streams and args.world_size > 1, args.exif))
         callbacks = [_Steps(self), DataIdentity(train_dataset, args), *(kwargs.pop("callbacks", None) or [])]
         super().__init__(
             model,
@@ -159,7 +165,19 @@ class CLIPTrainer(Trainer):
             check_same_run(resume_from_checkpoint, self.train_dataset, self.args)
         self._undo_evaluation()
         with own_words(), self._closed_bars():
-            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        self._tell_surprises()
+        return output
+
+    def _tell_surprises(self) -> None:
+        from accelerate.utils import gather_object  # type: ignore[import-untyped]
+
+        data, parts = self.train_dataset, gather_object([self._surprising])
+        rotated, sixteen_bits = (len(set().union(*found)) for found in zip(*parts, strict=True))
+        images = len(data.rows.grouped()) if isinstance(data, PairDataset) else len_of(data)
+        for sentence in surprises(images or max(rotated, sixteen_bits), rotated, sixteen_bits, self.args.exif):
+            if self.is_world_process_zero():
+                logger.warning(sentence)
 
     def _undo_evaluation(self) -> None:
         """Return the model to its state before an evaluation or prediction that ran before the first training.
@@ -216,6 +234,9 @@ class CLIPTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Accumulate the gradients of a batch, in mini-batches if `mini_batch_size` is set, and return its loss."""
         index = inputs.get("index")
+        if "surprising" in inputs:
+            for found, those in zip(self._surprising, inputs["surprising"].unbind(1), strict=True):
+                found.update(inputs["image_ids"][those].tolist())
         size = self.args.mini_batch_size
         if size is None or size >= len(inputs["pixel_values"]) or self._all_unreadable(inputs):
             loss = super().training_step(model, inputs, num_items_in_batch)
@@ -411,7 +432,7 @@ class CLIPTrainer(Trainer):
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         evaluators: dict[str, Evaluator] = {}
         if self._labeled:
-            evaluators[metric_key_prefix] = ZeroShotSet(data.rows, data.templates)
+            evaluators[metric_key_prefix] = ZeroShotSet(data.rows, data.templates, exif=self.args.exif)
         if metric_key_prefix == "eval":
             evaluators |= {f"{metric_key_prefix}_{name}": evaluator for name, evaluator in self.watch.items()}
         if evaluators:

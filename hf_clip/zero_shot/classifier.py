@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..data.images import Exif, ImageTally
 from ..embedding.features import collect
 from ..embedding.images import OnError, count_images, image_features
 from ..loading import load_clip
@@ -147,6 +148,7 @@ class ZeroShotClassifier:
         recall: float | None = None,
         batch_size: int = 16,
         workers: int | None = None,
+        exif: Exif = "ignore",
     ) -> "ZeroShotClassifier":
         """Return a classifier whose scores, and thresholds if wanted, are calibrated by labeled images.
 
@@ -162,6 +164,7 @@ class ZeroShotClassifier:
             recall: Choose thresholds at which this share of labels is found; give only one of the two.
             batch_size: Images per pass through the model.
             workers: Threads that read images.
+            exif: As in `embed_images`.
 
         Raises:
             ValueError: The labels do not fit the images or the mode, or thresholds cannot be reached.
@@ -171,26 +174,37 @@ class ZeroShotClassifier:
             >>> calibrated.save("pets.safetensors")
         """
         targets = targets_of(self.labels, labels)
-        evidence = self._evidence(images, batch_size, workers)
+        evidence = self._evidence(images, batch_size, workers, exif)
         head = calibrate_head(self.head.to("cpu"), evidence, targets, precision=precision, recall=recall)
         return self.from_head(self.model, self.processor, head)
 
     def __call__(
-        self, images: Any, top_k: int | None = 5, *, batch_size: int = 16, workers: int | None = None
+        self,
+        images: Any,
+        top_k: int | None = 5,
+        *,
+        batch_size: int = 16,
+        workers: int | None = None,
+        exif: Exif = "ignore",
     ) -> list[list[dict[str, Any]]]:
-        """Rank the labels of each image, the best `top_k` or all, as `{"label", "score"}` with probabilities."""
-        return [
-            ranked(scores, self.head.columns, top_k)
-            for scores in self.scores(images, batch_size=batch_size, workers=workers)
-        ]
+        """Rank the labels of each image, the best `top_k` or all, as `{"label", "score"}` with probabilities.
 
-    def logits(self, images: Any, *, batch_size: int = 16, workers: int | None = None) -> torch.Tensor:
+        `embed_images` describes `images` and `exif`.
+        """
+        scores = self.scores(images, batch_size=batch_size, workers=workers, exif=exif)
+        return [ranked(row, self.head.columns, top_k) for row in scores]
+
+    def logits(
+        self, images: Any, *, batch_size: int = 16, workers: int | None = None, exif: Exif = "ignore"
+    ) -> torch.Tensor:
         """Compute logits (images, labels), float32 on the CPU; in the mode "one" their softmax are probabilities."""
-        return self._evidence(images, batch_size, workers)[:, : len(self.labels)]
+        return self._evidence(images, batch_size, workers, exif)[:, : len(self.labels)]
 
-    def scores(self, images: Any, *, batch_size: int = 16, workers: int | None = None) -> torch.Tensor:
+    def scores(
+        self, images: Any, *, batch_size: int = 16, workers: int | None = None, exif: Exif = "ignore"
+    ) -> torch.Tensor:
         """Compute probabilities (images, labels), float32 on the CPU; "none of these" is one more column in "any"."""
-        return self.head.scores(self._evidence(images, batch_size, workers))
+        return self.head.scores(self._evidence(images, batch_size, workers, exif))
 
     def sets(
         self,
@@ -200,6 +214,7 @@ class ZeroShotClassifier:
         per_class: bool = False,
         batch_size: int = 16,
         workers: int | None = None,
+        exif: Exif = "ignore",
     ) -> list[list[Any]]:
         """Return for each image the labels that cannot be excluded; the right one is among them at least 1 - `alpha`.
 
@@ -212,6 +227,7 @@ class ZeroShotClassifier:
             per_class: Keep the promise for the images of each label; a label of too few images is in every set.
             batch_size: Images per pass through the model.
             workers: Threads that read images.
+            exif: As in `embed_images`.
 
         Returns:
             Lists of labels, best first; in the mode "any" with "none of these".
@@ -219,7 +235,7 @@ class ZeroShotClassifier:
         Raises:
             ValueError: The classifier is not calibrated, its mode is "each", or `alpha` is not between 0 and 1.
         """
-        return self.head.sets(self._evidence(images, batch_size, workers), alpha, per_class)
+        return self.head.sets(self._evidence(images, batch_size, workers, exif), alpha, per_class)
 
     def stream(
         self,
@@ -229,12 +245,13 @@ class ZeroShotClassifier:
         batch_size: int = 16,
         workers: int | None = None,
         on_error: OnError | None = None,
+        exif: Exif = "ignore",
     ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         """Yield each image as it was passed, and its ranked labels, in order, as images arrive.
 
-        `iter_image_embeds` describes `images` and `on_error`.
+        `iter_image_embeds` describes `images`, `on_error` and `exif`.
         """
-        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_error": on_error}
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_error": on_error, "exif": exif}
         for item, decision in self.decisions(images, top_k, **options):
             yield item, decision.scores
 
@@ -248,6 +265,8 @@ class ZeroShotClassifier:
         batch_size: int = 16,
         workers: int | None = None,
         on_error: OnError | None = None,
+        exif: Exif = "ignore",
+        tally: ImageTally | None = None,
     ) -> Iterator[tuple[Any, Decision]]:
         """Yield each image as it was passed, and the decision about it, in order, as images arrive.
 
@@ -260,6 +279,8 @@ class ZeroShotClassifier:
             batch_size: Images per pass through the model.
             workers: Threads that read images.
             on_error: As in `iter_image_embeds`.
+            exif: As in `embed_images`.
+            tally: Counts images that the model sees in another way than people; a warning does without one.
 
         Yields:
             The image and a decision: the labels taken, the scores, the margin and the reason.
@@ -268,18 +289,26 @@ class ZeroShotClassifier:
             ValueError: The threshold is no probability, or there are no sets: see `sets`.
         """
         least = self.head.least_scores(threshold)
-        for items, evidence in self._batches(images, batch_size, workers, on_error):
+        for items, evidence in self._batches(images, batch_size, workers, on_error, exif, tally):
             sets = itertools.repeat(None) if alpha is None else self.head.sets(evidence, alpha)
             for item, row, found in zip(items, self.head.scores(evidence), sets, strict=False):
                 yield item, replace(decide(self.head, row, least, top_k), prediction_set=found)
 
-    def _evidence(self, images: Any, batch_size: int, workers: int | None) -> torch.Tensor:
-        batches = self._batches(images, batch_size, workers)
+    def _evidence(self, images: Any, batch_size: int, workers: int | None, exif: Exif) -> torch.Tensor:
+        batches = self._batches(images, batch_size, workers, None, exif, None)
         return collect((evidence for _, evidence in batches), "image", count_images(images))
 
-    def _batches(self, images: Any, batch_size: int, workers: int | None, on_error: OnError | None = None) -> Iterator:
-        batches = image_features(self.model, self.processor, images, batch_size, workers, on_error=on_error)
-        for items, embeds in batches:
+    def _batches(
+        self,
+        images: Any,
+        batch_size: int,
+        workers: int | None,
+        on_error: OnError | None,
+        exif: Exif,
+        tally: ImageTally | None,
+    ) -> Iterator:
+        options: dict[str, Any] = {"on_error": on_error, "exif": exif, "tally": tally}
+        for items, embeds in image_features(self.model, self.processor, images, batch_size, workers, **options):
             yield items, self.head.evidence(self.model, embeds).cpu()
 
 

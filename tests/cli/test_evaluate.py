@@ -115,6 +115,8 @@ def test_benchmark_resumes_and_compares(repositories, family, tmp_path, capsys, 
     shown = capsys.readouterr()
     assert "vtab/colors: known from" in shown.err
     assert "flickr30k" in shown.out
+    assert "vtab/colors: 12 images, 2 classes, chance 0.5000" in shown.out
+    assert "flickr30k: 4 images, 8 texts, chance 0.2500" in shown.out
     assert {path.name for path in output.iterdir()} == {"vtab-colors.json", "flickr30k.json"}
 
     assert run(*arguments) == 0  # both are known
@@ -203,7 +205,7 @@ def test_benchmark_refuses_a_result_of_another_revision_or_model(repositories, t
 
 def test_embeddings_that_are_nan_get_one_line(repositories, photos, tmp_path, monkeypatch, capsys):
     broken = lambda *_, **__: iter([([None] * 6, torch.full((6, 64), torch.nan))])  # noqa: E731
-    monkeypatch.setattr(embeddings, "iter_image_embeds", broken)
+    monkeypatch.setattr(embeddings, "image_features", broken)
     output = tmp_path / "out.json"
     assert run("evaluate", "zero-shot", photos, "--output", output, "--model", repositories["tiny ViT"]) == 1
     assert "hold NaN or infinite values" in capsys.readouterr().err.strip().splitlines()[-1]

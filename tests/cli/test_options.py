@@ -10,7 +10,9 @@ from hf_clip.cli.options import ADVANCED
 
 MAX_SHOWN = 12
 # these say in one way, over all verbs, what one name does
-ONE_MEANING = ("--dtype", "--resume", "--workers", "--layout", "--force", "--device", "--json", "--trust-remote-code")
+ONE_MEANING = (
+    "--dtype", "--resume", "--workers", "--layout", "--force", "--device", "--json", "--trust-remote-code", "--exif",
+)  # fmt: skip
 
 
 def verbs(command, name: str = "") -> dict:

@@ -100,5 +100,5 @@ def test_an_existing_output_is_kept(repositories, photo, capsys, tmp_path):
     assert run("where", photo, "a cat", *options) == 1
     assert "exists: choose another output" in capsys.readouterr().err
     assert run("where", photo.with_name("broken.png"), "a cat", *options, "--force") == 1
-    assert "as an image" in capsys.readouterr().err
+    assert "broken.png: it is no image" in capsys.readouterr().err
     assert (tmp_path / "maps.npz").read_text() == "mine"

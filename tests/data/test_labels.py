@@ -122,8 +122,8 @@ def test_splits_are_no_classes(tmp_path):
     """The classes were "test" and "train", and their accuracy was 0.25."""
     for split in ("train", "test"):
         class_folders(tmp_path / "animals" / split)
-    with pytest.raises(
-        DataError, match=r"animals holds splits, not classes: give one of them, such as .*test, .*train"
-    ):
+    (tmp_path / "animals" / "scripts").mkdir()
+    meant = r"hf-clip finetune \S*animals/train, and measure on another by hf-clip evaluate zero-shot \S*animals/test"
+    with pytest.raises(DataError, match=rf"holds splits, not classes \(test, train\): train on one by {meant}$"):
         read_rows(tmp_path / "animals")
     assert read_rows(tmp_path / "animals" / "train").labels == ["blue square", "red circle"]

@@ -104,6 +104,15 @@ def test_several_captions_and_json_come_from_a_tar(folder: Path, tmp_path: Path)
     assert [row.texts for row in read_rows(write_tar(tmp_path / "x.tar", members))] == [("one", "two"), ("three",)]
 
 
+def test_parts_of_a_sample_are_images_where_it_has_no_other(folder: Path, tmp_path: Path):
+    image = files(folder)[0].read_bytes()
+    names = ["a.input.png", "a.edited.PNG", "a.txt", "b.png", "b.mask.png", "b.txt", "c.txt", "d.mask.npy", "d.txt"]
+    members = [(name, b"text" if name.endswith("txt") else image) for name in names]
+    rows = read_rows(write_tar(tmp_path / "x.tar", members))
+    assert [row.name.rpartition(":")[2] for row in rows] == ["a.input.png", "a.edited.PNG", "b.png"]
+    assert [row.texts for row in rows] == [("text",)] * 3
+
+
 def test_images_in_a_parquet_are_read(folder: Path, tmp_path: Path):
     rows = [{"image": {"bytes": file.read_bytes(), "path": None}, "text": "x"} for file in files(folder)]
     first = read_rows(write_parquet(tmp_path / "x.parquet", rows))[0]

@@ -1,6 +1,7 @@
 """Folders, patterns, tars and parquet files: the same images, located by keys that stay."""
 
 import io
+import os
 import re
 import sys
 import tarfile
@@ -11,7 +12,8 @@ from PIL import Image
 from support.data_sets import write_csv, write_jsonl
 from support.photos import READABLE, draw, make_photos
 
-from hf_clip.data.images import ImageRef
+from hf_clip.cli.classify import expand
+from hf_clip.data.images import ImageRef, files_below, image_paths, left_out
 from hf_clip.data.rows import DataError
 from hf_clip.data.sources import open_source
 from hf_clip.utils.places import place_at
@@ -188,6 +190,24 @@ def test_images_that_cannot_be_read_are_counted_and_named(photos, tmp_path, monk
     (tmp_path / "phone/1.heic").write_bytes(b"?")
     with pytest.raises(DataError, match=r"no images in .*phone that can be read: 1 files look like images"):
         open_source(str(tmp_path / "phone"))
+
+
+def test_links_to_folders_and_files_without_a_suffix_are_named(photos, tmp_path, capsys):
+    """In a source, in class folders and in `classify`: a README is no image, a linked file is one."""
+    (tmp_path / "far").mkdir()
+    draw(tmp_path / "far/7.png", 7)
+    (photos / "b/linked").symlink_to(tmp_path / "far")
+    (photos / "b/linked.png").symlink_to(tmp_path / "far/7.png")
+    (photos / "bare").write_bytes((photos / "0.png").read_bytes())
+    (photos / "README").write_text("no image")
+    os.mkfifo(photos / "pipe")
+    source = open_source(str(photos))
+    bare, linked = "images have no suffix and are not read", "links to folders are not followed"
+    assert re.match(rf"1 {bare} \(bare\): .*; 1 {linked} \(b/linked\): ", source.unread)
+    assert source.count == len(image_paths(photos)) == 9
+    assert f"1 {linked} (b/linked)" in left_out(files_below(photos), str(photos))
+    assert list(expand([str(photos)])) == image_paths(photos)
+    assert f"skipped: {source.unread}" in capsys.readouterr().err
 
 
 def test_a_compressed_tar_is_named(tmp_path):

@@ -169,7 +169,7 @@ def test_a_class_without_images_is_named_and_does_not_count(repositories, tmp_pa
 
 def test_embeddings_that_are_nan_are_refused(repositories, tmp_path, monkeypatch):
     broken = lambda *_, **__: iter([([None] * 6, torch.full((6, 64), torch.nan))])  # noqa: E731
-    monkeypatch.setattr(embeddings, "iter_image_embeds", broken)
+    monkeypatch.setattr(embeddings, "image_features", broken)
     with pytest.raises(ValueError, match=r"the embeddings of .* hold NaN"):
         zero_shot(*load(repositories["tiny ViT"]), class_folders(tmp_path / "photos"))
 
