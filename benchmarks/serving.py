@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.request import urlopen
 
+import psutil
 import torch
 import typer
 from rich.box import SIMPLE_HEAD
@@ -31,6 +32,7 @@ from hf_clip.openai.convert import convert
 from .export import write_random
 
 HERE = Path(__file__).parent
+COLUMNS = ("model", "kind", "clients", "per second", "of offline", "CPU ms each", "p50 ms", "p99 ms", "failed")
 COMMAND = [sys.executable, "-c", "import hf_clip_command; hf_clip_command.main()", "serve"]
 
 
@@ -47,8 +49,9 @@ def serving(model: Path, *options: str) -> Iterator[tuple[str, float, int]]:
         process.terminate()
 
 
-def load(address: str, kind: str, clients: int, seconds: float) -> dict[str, float]:
-    """Run clients for a time; return requests a second, p50 and p99 in ms, and failures."""
+def load(address: str, process: int, kind: str, clients: int, seconds: float) -> dict[str, float]:
+    """Run clients for a time; return requests a second, p50 and p99 in ms, failures, and the server's CPU time."""
+    before = cpu_seconds(process)
     command = [
         sys.executable, "-m", "locust", "-f", HERE / "serving_users.py", "--headless", "--host", address,
         "-u", clients, "-r", clients, "-t", f"{seconds:g}s", "--json", "--loglevel", "ERROR", "--reset-stats",
@@ -64,6 +67,7 @@ def load(address: str, kind: str, clients: int, seconds: float) -> dict[str, flo
         "p99": percentile(times, 0.99),
         "failures": stats["num_failures"],
         "count": stats["num_requests"],
+        "cpu": 1e3 * (cpu_seconds(process) - before) / stats["num_requests"],
     }
 
 
@@ -77,13 +81,19 @@ def percentile(times: list[tuple[float, int]], share: float) -> float:
     return times[-1][0]
 
 
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time of a process so far, of all its threads: other programs do not lengthen it."""
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
+
+
 def memory_mib(process: int) -> float:
     """Return the resident memory of a process in MiB."""
     return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[0]) / 2**10
 
 
-def offline(model: Path, seconds: float) -> dict[str, float]:
-    """Embed the same JPEGs, their ready pixels, and the same texts without a server; return each one's rate."""
+def offline(model: Path, seconds: float) -> dict[str, tuple[float, float]]:
+    """Embed the same JPEGs, their pixels and texts without a server; return items a second, and CPU ms of each."""
     sys.modules.setdefault("locust", _Locust())  # type: ignore[arg-type]
     from .serving_users import DRAWN, draw_jpegs
 
@@ -98,14 +108,15 @@ def offline(model: Path, seconds: float) -> dict[str, float]:
         "text": lambda: embed_texts(clip, processor, texts),
         "one text": lambda: embed_texts(clip, processor, texts[:1]),
     }
-    rates = {}
+    rates: dict[str, tuple[float, float]] = {}
     for name, way in ways.items():
         way()
-        start, calls = time.perf_counter(), 0
+        start, used, calls = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - start < seconds:
             way()
             calls += 1
-        rates[name] = calls * (1 if name.startswith("one") else DRAWN) / (time.perf_counter() - start)
+        items = calls * (1 if name.startswith("one") else DRAWN)
+        rates[name] = items / (time.perf_counter() - start), 1e3 * (time.process_time() - used) / items
     return rates
 
 
@@ -131,7 +142,7 @@ def main(
     Example: python -m benchmarks.serving --models shapes-vit,ViT-B/32 --seconds 10
     """
     console = Console(width=120)
-    table = Table("model", "kind", "clients", "requests/s", "of offline", "p50 ms", "p99 ms", "failed", box=SIMPLE_HEAD)
+    table = Table(*COLUMNS, box=SIMPLE_HEAD)
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(models.split(",")):
             path = Path(folder) / str(number)
@@ -141,21 +152,21 @@ def main(
                 write_random(name, path)
             rates = offline(path, seconds)
             for way in ("pixels", "image", "one image", "text", "one text"):
-                table.add_row(name, way, "offline", f"{rates[way]:,.1f}", "", f"{1e3 / rates[way]:.1f}", "", "")
+                rate, cpu = rates[way]
+                table.add_row(name, way, "offline", f"{rate:,.1f}", "", f"{cpu:.1f}", f"{1e3 / rate:.1f}", "", "")
             with serving(path, "--max-batch", str(max_batch)) as (address, ready, process):
                 urlopen(f"{address}/readyz").close()
                 before = memory_mib(process)
                 for kind in kinds.split(","):
                     for count in map(int, clients.split(",")):
-                        found = load(address, kind, count, seconds)
-                        share = found["rate"] / rates[kind if count > 1 else f"one {kind}"]
-                        table.add_row(
-                            name, kind, str(count), f"{found['rate']:,.1f}", f"{share:.2f}", f"{found['p50']:.1f}",
-                            f"{found['p99']:.1f}", f"{found['failures']:.0f}",
-                        )  # fmt: skip
+                        found = load(address, process, kind, count, seconds)
+                        share = found["rate"] / rates[kind if count > 1 else f"one {kind}"][0]
+                        numbers = (found["cpu"], found["p50"], found["p99"])
+                        cells = [f"{found['rate']:,.1f}", f"{share:.2f}", *(f"{number:.1f}" for number in numbers)]
+                        table.add_row(name, kind, str(count), *cells, f"{found['failures']:.0f}")
                 after, sent = memory_mib(process), 0.0
                 while sent < requests:
-                    sent += load(address, kinds.split(",")[0], 32, 30)["count"]
+                    sent += load(address, process, kinds.split(",")[0], 32, 30)["count"]
                 console.print(
                     f"{name}: ready after {ready:.1f} s; memory {before:.0f} MiB at first, {after:.0f} MiB after the "
                     f"table, {memory_mib(process):.0f} MiB after {sent:,.0f} requests more"

@@ -4,11 +4,13 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 from support.plain import load
-from support.requests import encoded, image_file, opened
+from support.requests import app_of, encoded, image_file, opened
 
 import hf_clip
 from hf_clip.serving.server import DrainingServer, open_socket, serve_until_stopped
@@ -122,3 +124,27 @@ def test_maps_travel_as_numbers(address, clip):
     for each, values in zip(found, expected, strict=True):
         decoded = np.frombuffer(base64.b64decode(each["map"]), "<f4").reshape(values.shape)
         np.testing.assert_allclose(decoded, values, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [["vision", "text"], ["text"]])
+def test_an_exported_folder_is_served(clip, parts, tmp_path):
+    """On ONNX Runtime; a part that it lacks is named, and the rest answers."""
+    pytest.importorskip("onnxruntime")
+    hf_clip.export_clip(clip.folder, tmp_path / "exported", parts=parts)
+    model, processor = hf_clip.load_clip(tmp_path / "exported")
+    app = app_of(SimpleNamespace(model=model, processor=processor), name="exported")
+    image = {"image": encoded(image_file())}
+    with TestClient(app) as client:
+        answer = client.post("/v1/embeddings", json={"input": TEXTS})
+        expected = hf_clip.embed_texts(model, processor, TEXTS).numpy()
+        found = [row["embedding"] for row in answer.json()["data"]]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        assert client.get("/readyz").status_code == 200
+        answer = client.post("/classify", json={**image, "labels": ["a", "b"]})
+        if "vision" in parts:
+            assert {each["label"] for each in answer.json()} == {"a", "b"}
+        else:
+            assert answer.status_code == 501
+            assert "has no vision graph" in answer.json()["error"]["message"]
+        refused = client.post("/where", json={**image, "texts": ["a"]})
+        assert refused.status_code == 501

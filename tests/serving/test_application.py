@@ -12,10 +12,12 @@ from starlette.testclient import TestClient
 from support.commands import run
 from support.plain import load
 from support.requests import app_of, encoded, image_file, opened, running
+from support.served import serving
 
 import hf_clip
 from hf_clip.embedding.texts import token_ids
 from hf_clip.search.index import ImageIndex
+from hf_clip.serving import addresses
 from hf_clip.serving.engine import ServedModel
 
 TEXTS = ["a cat", "two dogs in the rain", "x", "a photograph of a harbour with seven small boats"]
@@ -311,6 +313,31 @@ def test_queries_are_refused(searched, body, problem):
 
 def test_a_server_without_an_index_says_so(client):
     assert_refused(post(client, "/search", {"text": "a"}), 404, "this server has no index")
+
+
+def test_pages_of_other_sites_are_let_in_only_when_named(clip, client):
+    origin = {"Origin": "https://example.com"}
+    asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    assert "access-control-allow-origin" not in client.get("/healthz", headers=origin).headers
+    with TestClient(app_of(clip, cors=("https://example.com",), api_key="secret")) as open_to_one:
+        preflight = open_to_one.options("/v1/embeddings", headers=asked)
+        assert preflight.headers["access-control-allow-origin"] == "https://example.com"
+        # a refusal can be read by the page too
+        refused = open_to_one.post("/v1/embeddings", json={"input": "a"}, headers=origin)
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://example.com"
+        other = open_to_one.get("/healthz", headers={"Origin": "https://other.com"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_images_are_downloaded_from_hosts_that_are_named(clip, tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(image_file())
+    with serving(tmp_path) as address, TestClient(app_of(clip, allow_urls=("127.0.0.1",))) as client:
+        body = {"input": {"image": f"{address}/a.png"}}
+        assert_refused(post(client, "/v1/embeddings", body), 422, "input: 127.0.0.1 is at a private address")
+        monkeypatch.setattr(addresses, "is_public", lambda _: True)
+        expected = hf_clip.embed_images(clip.model, clip.processor, [opened(image_file())]).numpy()
+        np.testing.assert_allclose(embeddings(post(client, "/v1/embeddings", body)), expected, rtol=0, atol=BOUND)
 
 
 def test_models_are_listed(client):
