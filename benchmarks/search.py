@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from examples.train_shapes import CHECKPOINTS
 from hf_clip import ImageIndex, load_clip
 from hf_clip.openai.convert import convert
 from hf_clip.search import exact, graph
+from hf_clip.search.codes import nearest_by_codes, write_codes
+from hf_clip.search.tuning import tune
 
 from .common import Row, rows_of, take_turns, timed
 from .vectors import two_cones
@@ -41,11 +44,17 @@ def queries(size: int, folder: Path, rounds: int) -> list[Row]:
         NUMPY: lambda: np.argsort(-(rows.astype(np.float32) @ texts[0]))[:K],
         "exact": lambda: exact.nearest(rows, texts[:1], K),
     }
-    notes = {"exact": tail(ways["exact"])}
+    notes = {"exact": f"{tail(ways['exact'])}; {rows.nbytes / 1e6:,.0f} MB read"}
+    codes = write_codes(rows, folder / "codes.npy")
+    candidates, recall = tune(partial(nearest_by_codes, codes, rows), rows, texts, 0.99)
+    ways["int8"] = lambda: nearest_by_codes(codes, rows, texts[:1], K, candidates)
+    read = (codes.values.nbytes + candidates * rows[0].nbytes) / 1e6
+    told = f"recall {recall:.1%} on {QUERIES} texts, {candidates} candidates"
+    notes["int8"] = f"{tail(ways['int8'])}; {read:,.0f} MB read; {told}"
     if size <= GRAPH_SIZE:
         tree = graph.new_graph(DIM)
         graph.grow(tree, rows)
-        expansion, recall = graph.tune(tree, rows, texts, 0.95)
+        expansion, recall = tune(partial(graph.nearest_in_graph, tree, rows), rows, texts, 0.95)
         ways["hnsw"] = lambda: graph.nearest_in_graph(tree, rows, texts[:1], K, expansion)
         notes["hnsw"] = f"{tail(ways['hnsw'])}; recall {recall:.1%} on {QUERIES} texts, {expansion} candidates"
     case = f"1 text, {size:,} x {DIM} float16"

@@ -139,7 +139,7 @@ def duplicates(
     from ..search.duplicates import find_duplicates, preferred_order, read_file_facts
     from ..search.storage import image_source, open_index_files
 
-    settings, rows, columns, graph, _ = open_index_files(path)
+    settings, rows, columns, graph, *_ = open_index_files(path)
     names = columns["path"].to_pylist()
     facts = read_file_facts([image_source(settings, name) for name in names])
     order = preferred_order(facts)

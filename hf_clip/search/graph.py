@@ -1,8 +1,4 @@
-"""Approximate nearest rows by usearch's HNSW graph, re-ranked with the stored rows.
-
-Texts lie apart from images in CLIP's space, and a graph of images is searched worse from there: a graph tuned on images
-misses what texts look for. So `tune` measures recall on the embeddings of texts.
-"""
+"""Approximate nearest rows by usearch's HNSW graph, re-ranked with the stored rows."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +7,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..utils.packages import require
-from .exact import best, nearest, rescored
+from .exact import best, rescored
 
 CONNECTIVITY, EXPANSION_ADD = 32, 200
-EXPANSIONS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-MEASURED_AT = 10
 RERANKED = 4
 ADDED_AT_ONCE = 10_000
 SOUGHT_AMONG = 16
@@ -98,25 +92,4 @@ def _nearest_to_one(
     return best(rescored(rows[numbers], query), numbers, k)
 
 
-def recall(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the share of `expected` rows (Q, k) that are among the found (Q, k)."""
-    hits = [np.isin(wanted, got).mean() for got, wanted in zip(found, expected, strict=True)]
-    return float(np.mean(hits))
-
-
-def tune(graph: Any, rows: np.ndarray, queries: np.ndarray, wanted: float) -> tuple[int, float]:
-    """Find the smallest of EXPANSIONS with which the recall at 10 reaches `wanted`.
-
-    Returns:
-        The expansion and the recall with it; of the largest expansion if none reaches it.
-    """
-    expected = nearest(rows, queries, MEASURED_AT)[1]
-    measured = 0.0
-    for expansion in tqdm(EXPANSIONS, desc="tuning", unit="setting", delay=2, leave=False):
-        measured = recall(nearest_in_graph(graph, rows, queries, MEASURED_AT, expansion)[1], expected)
-        if measured >= wanted or expansion >= len(rows):
-            break
-    return expansion, measured
-
-
-__all__ = ["drop", "grow", "nearest_in_graph", "new_graph", "open_graph", "recall", "tune"]
+__all__ = ["drop", "grow", "nearest_in_graph", "new_graph", "open_graph"]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,9 +18,11 @@ from ..embedding.reading import Embeddings, open_embeddings
 from ..utils.files import new_directory
 from ..zero_shot.canonical_texts import CANONICAL_TEXTS
 from . import exact, graph
+from .codes import Codes, nearest_by_codes, write_codes
 from .cutoff import expected_by_chance, stand_out
 from .filters import Where, allowed_rows
 from .storage import (
+    CODES_FILE,
     GRAPH_FILE,
     ROWS_FILE,
     TOWER_FILE,
@@ -30,6 +33,7 @@ from .storage import (
     write_index_settings,
     write_rows,
 )
+from .tuning import MEASURED_AT, Search, tune
 from .tuning_texts import TUNING_TEXTS
 
 if TYPE_CHECKING:  # a query of texts needs neither torch nor transformers
@@ -48,15 +52,17 @@ class ImageIndex:
     """Search images by texts, images, and sums of both.
 
     An index is a directory with the embeddings as unit vectors, which are memory-mapped, the columns of the images, and
-    the identity of the model. `kind="exact"` compares a query with every row. `kind="hnsw"` searches a graph, for
-    millions of images, and ranks its candidates by the stored rows.
+    the identity of the model. `kind="exact"` compares a query with every row. `kind="int8"` compares it with 8-bit
+    codes of every row, a quarter of the bytes of float32, and `kind="hnsw"` searches a graph, for millions of images;
+    both rank their candidates by the stored rows.
 
     Args:
         path: The directory.
-        settings: Kind, model, probes, and for HNSW the measured recall, as `build` stored them.
+        settings: Kind, model, probes, and for int8 and HNSW the measured recall, as `build` stored them.
         rows: Unit vectors (N, dim), float32 or float16.
         columns: An Arrow table with `path` and the further columns of the images' source.
         graph: The graph of an HNSW index, else None.
+        codes: The codes of an int8 index, else None.
         model: A CLIP, or its text tower with projection where only texts are searched for.
         processor: Its processor or, for a text tower, tokenizer; None for the index's own text tower.
 
@@ -70,6 +76,7 @@ class ImageIndex:
     rows: np.ndarray
     columns: Any
     graph: Any
+    codes: Codes | None
     model: "PreTrainedModel | NumpyTextTower"
     processor: Any
 
@@ -81,7 +88,7 @@ class ImageIndex:
         model: "PreTrainedModel",
         processor: Any,
         *,
-        kind: Literal["exact", "hnsw"] = "exact",
+        kind: Literal["exact", "int8", "hnsw"] = "exact",
         dtype: Literal["float32", "float16"] = "float32",
         queries: Sequence[str] | None = None,
         recall: float = 0.95,
@@ -98,10 +105,10 @@ class ImageIndex:
             output: The directory of the index; the complete new index replaces it in one step.
             model: The CLIP that made the embeddings, with both towers.
             processor: Its processor.
-            kind: "exact" or "hnsw" (needs usearch).
+            kind: "exact", "int8" (needs numkong) or "hnsw" (needs usearch).
             dtype: The dtype of the stored rows; float16 halves them, and changes scores by about 1e-4.
-            queries: Texts on which an HNSW index is tuned (default: 240 common queries).
-            recall: The share of the 10 nearest images that an HNSW index should find, averaged over `queries`.
+            queries: Texts on which an int8 or HNSW index is tuned (default: 240 common queries).
+            recall: The share of the 10 nearest images that such an index should find, averaged over `queries`.
             folder: The folder that relative paths start from (default: the folder that was embedded).
             text_tower: Keep a copy of the text tower, which answers texts without the model (ViT-B/32: 127 MB). Towers
                 that do not compute in float32, and those of other tokenizers than HFCLIPTokenizer, are not kept.
@@ -114,8 +121,8 @@ class ImageIndex:
             SearchError: A key repeats, or an embedding is zero or not finite.
             StoreError: There are no embeddings.
         """
-        if kind not in ("exact", "hnsw"):
-            raise ValueError(f"kind is {kind!r}: choose exact or hnsw")
+        if kind not in ("exact", "int8", "hnsw"):
+            raise ValueError(f"kind is {kind!r}: choose exact, int8 or hnsw")
         source, output = open_embeddings(os.fspath(embeddings)), Path(output)
         _check(image_probe(model, processor), source.settings, "probe", model)
         settings = {
@@ -131,11 +138,18 @@ class ImageIndex:
         with new_directory(output) as work:
             count, kept = _write_all_rows(work, source, old, np.dtype(dtype))
             settings["inserted"] = count - int(kept.sum())
-            if kind == "hnsw":
+            if kind != "exact":
                 from ..embedding.texts import embed_texts
 
                 texts = embed_texts(model, processor, list(queries or TUNING_TEXTS), truncation=True).numpy()
-                settings |= _write_graph(work, old, kept, texts, recall)
+                rows = np.load(work / ROWS_FILE, mmap_mode="c")
+                if kind == "hnsw":
+                    tree = _write_graph(work, rows, old, kept)
+                    settings |= _tuned(partial(graph.nearest_in_graph, tree, rows), rows, texts, recall)
+                else:
+                    codes = write_codes(rows, work / CODES_FILE)
+                    settings |= {"center": codes.center.tolist(), "scale": codes.scale.tolist()}
+                    settings |= _tuned(partial(nearest_by_codes, codes, rows), rows, texts, recall)
             if text_tower:
                 _write_text_tower(work, model, processor)
             write_index_settings(work, settings)
@@ -258,7 +272,7 @@ class ImageIndex:
         Args:
             queries: Unit vectors (Q, dim), embeddings of the same model.
             k: How many rows to find.
-            where: Conditions on columns; the rows that meet them are compared exactly, also in an HNSW index.
+            where: Conditions on columns; the rows that meet them are compared exactly, in an index of any kind.
 
         Returns:
             Cosines (Q, k) float64 and row numbers (Q, k), best first; rows with equal cosines in their order.
@@ -268,10 +282,17 @@ class ImageIndex:
         """
         if k < 1:
             raise ValueError(f"k is {k}: ask for at least 1")
-        if self.graph is None or where:
-            allowed = allowed_rows(self.columns, where) if where else None
-            return exact.nearest(self.rows, np.asarray(queries, np.float32), k, allowed)
-        return graph.nearest_in_graph(self.graph, self.rows, queries, k, self.settings["expansion"])
+        if where:
+            return exact.nearest(self.rows, np.asarray(queries, np.float32), k, allowed_rows(self.columns, where))
+        if self.graph is not None:
+            return graph.nearest_in_graph(self.graph, self.rows, queries, k, self.settings["expansion"])
+        if self.codes is not None:
+            return nearest_by_codes(self.codes, self.rows, queries, k, self._candidates(k))
+        return exact.nearest(self.rows, np.asarray(queries, np.float32), k)
+
+    def _candidates(self, k: int) -> int:
+        """Return how many candidates an int8 index ranks anew for `k` rows: as many for each as its recall took."""
+        return -(-self.settings["expansion"] * max(k, MEASURED_AT) // MEASURED_AT)
 
     def embed_query(self, text: Weighted = (), image: Weighted = (), minus: Weighted = ()) -> np.ndarray:
         """Embed a weighted sum of texts and images as a unit vector (dim,).
@@ -447,22 +468,24 @@ def _unit_chunks(source: Embeddings, dtype: np.dtype) -> Iterator[tuple[Any, np.
             )
 
 
-def _write_graph(
-    work: Path, old: _Existing | None, kept: np.ndarray, texts: np.ndarray, wanted: float
-) -> dict[str, Any]:
-    """Write the graph, grown from the graph of `old` if rows are kept; return its tuned settings and measured times."""
-    rows = np.load(work / ROWS_FILE, mmap_mode="c")
+def _write_graph(work: Path, rows: np.ndarray, old: _Existing | None, kept: np.ndarray) -> Any:
+    """Write the graph, grown from the graph of `old` if rows are kept."""
     tree = old.graph if old is not None and kept.any() else graph.new_graph(rows.shape[1])
     if len(tree) and not kept.all():
         graph.drop(tree, kept)
     graph.grow(tree, rows)
     tree.save(str(work / GRAPH_FILE))
-    expansion, measured = graph.tune(tree, rows, texts, wanted)
+    return tree
+
+
+def _tuned(search: Search, rows: np.ndarray, texts: np.ndarray, wanted: float) -> dict[str, Any]:
+    """Return the expansion that reaches the recall `wanted`, and measured times."""
+    expansion, measured = tune(search, rows, texts, wanted)
     ways: dict[str, Callable[[np.ndarray], Any]] = {
-        "graph_ms": lambda query: graph.nearest_in_graph(tree, rows, query, graph.MEASURED_AT, expansion),
-        "exact_ms": lambda query: exact.nearest(rows, query, graph.MEASURED_AT),
+        "query_ms": lambda query: search(query, MEASURED_AT, expansion),
+        "exact_ms": lambda query: exact.nearest(rows, query, MEASURED_AT),
     }
-    times = {name: _median_ms(search, texts[:TIMED_QUERIES]) for name, search in ways.items()}
+    times = {name: _median_ms(way, texts[:TIMED_QUERIES]) for name, way in ways.items()}
     return {"expansion": expansion, "recall": measured, "queries": len(texts), "wanted": wanted, **times}
 
 

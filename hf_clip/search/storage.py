@@ -1,6 +1,6 @@
 """Files of an index: rows.npy, columns.arrow, and settings.json, which describes the others.
 
-An HNSW index has a graph.usearch, and any may hold a text_tower.safetensors.
+An HNSW index has a graph.usearch, one of kind int8 codes.npy, and any may hold a text_tower.safetensors.
 
 A writer replaces the whole directory, so a reader must not take one file from the old index and one from the new one:
 it compares the generation in settings.json before and after opening the others. settings.json has the size, time and
@@ -25,12 +25,13 @@ from ..data.tars import find_image
 from ..embedding.numpy_texts import NumpyTextTower
 from ..utils.files import file_sha256
 from ..utils.packages import require
+from .codes import Codes
 from .exact import block_rows
 from .graph import open_graph
 
 SETTINGS_FILE, ROWS_FILE, COLUMNS_FILE, GRAPH_FILE = "settings.json", "rows.npy", "columns.arrow", "graph.usearch"
-TOWER_FILE = "text_tower.safetensors"
-DATA_FILES = (ROWS_FILE, COLUMNS_FILE, GRAPH_FILE, TOWER_FILE)
+CODES_FILE, TOWER_FILE = "codes.npy", "text_tower.safetensors"
+DATA_FILES = (ROWS_FILE, COLUMNS_FILE, GRAPH_FILE, CODES_FILE, TOWER_FILE)
 INDEX_FORMAT = "hf_clip index 2"
 REQUIRED_SETTINGS = {
     "generation": str, "kind": str, "count": int, "dim": int, "row_dtype": str, "files": dict, "model": str,
@@ -54,6 +55,7 @@ class IndexFiles(NamedTuple):
         rows: Unit vectors (N, dim), mapped.
         columns: An Arrow table of N rows, mapped.
         graph: The graph of an HNSW index, else None.
+        codes: The 8-bit codes of an int8 index, mapped, else None.
         text_tower: The text tower, if it was asked for and the index has one.
     """
 
@@ -61,6 +63,7 @@ class IndexFiles(NamedTuple):
     rows: np.ndarray
     columns: Any
     graph: Any
+    codes: Codes | None
     text_tower: NumpyTextTower | None
 
 
@@ -137,7 +140,8 @@ def _open_files(path: Path, settings: dict[str, Any], growing: bool, text_tower:
             )
     if not unchanged:
         _check_lengths(path, rows)
-    return IndexFiles(settings, rows, columns, tree, _open_tower(path, settings) if text_tower else None)
+    codes = _open_codes(path, settings) if settings["kind"] == "int8" else None
+    return IndexFiles(settings, rows, columns, tree, codes, _open_tower(path, settings) if text_tower else None)
 
 
 def _check_file(path: Path, name: str, recorded: Mapping[str, Any]) -> bool:
@@ -160,22 +164,38 @@ def _check_file(path: Path, name: str, recorded: Mapping[str, Any]) -> bool:
 
 
 def _open_rows(path: Path, settings: Mapping[str, Any]) -> np.ndarray:
+    rows = _open_array(path, ROWS_FILE, settings, settings["row_dtype"])
+    if rows.dtype.name not in ("float32", "float16"):
+        raise SearchError(f"{path} is damaged, {ROWS_FILE} has {rows.dtype}, no dtype of rows: build it again")
+    return rows
+
+
+def _open_codes(path: Path, settings: Mapping[str, Any]) -> Codes:
+    try:
+        center, scale = (np.array(settings.get(name), np.float32) for name in ("center", "scale"))
+    except (ValueError, TypeError):
+        center = scale = np.empty(0, np.float32)
+    if not all(part.shape == (settings["dim"],) and np.isfinite(part).all() for part in (center, scale)):
+        raise SearchError(f"{path} is damaged, {SETTINGS_FILE} lacks the scale of its codes: build it again")
+    return Codes(_open_array(path, CODES_FILE, settings, "int8"), center, scale)
+
+
+def _open_array(path: Path, name: str, settings: Mapping[str, Any], dtype: str) -> np.ndarray:
+    """Map an array of `count` rows; SearchError unless it has this dtype."""
     try:
         # copy on write: PyTorch warns of arrays that cannot be written
-        rows = np.load(path / ROWS_FILE, mmap_mode="c", allow_pickle=False)
+        array = np.load(path / name, mmap_mode="c", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise SearchError(f"{path} is damaged, {name} is missing: build it again") from error
     except (ValueError, TypeError, EOFError, SyntaxError) as error:
-        raise SearchError(f"{path} is damaged, {ROWS_FILE} is not an array: build it again") from error
+        raise SearchError(f"{path} is damaged, {name} is not an array: build it again") from error
     expected = (settings["count"], settings["dim"])
-    if (
-        rows.shape != expected
-        or rows.dtype.name != settings["row_dtype"]
-        or rows.dtype.name not in ("float32", "float16")
-    ):
+    if array.shape != expected or array.dtype.name != dtype:
         raise SearchError(
-            f"{path} is damaged, {ROWS_FILE} has {rows.dtype} of shape {rows.shape}, not {settings['row_dtype']} of "
-            f"shape {expected}: build it again"
+            f"{path} is damaged, {name} has {array.dtype} of shape {array.shape}, not {dtype} of shape {expected}: "
+            "build it again"
         )
-    return rows
+    return array
 
 
 def _open_columns(path: Path, settings: Mapping[str, Any], validate: bool) -> Any:
@@ -287,6 +307,7 @@ def _checksum(settings: Mapping[str, Any]) -> str:
 
 
 __all__ = [
+    "CODES_FILE",
     "COLUMNS_FILE",
     "GRAPH_FILE",
     "ROWS_FILE",

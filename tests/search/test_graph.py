@@ -1,5 +1,7 @@
 """The graph reaches the recall that is asked for, on texts."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from benchmarks.vectors import two_cones
 
 pytest.importorskip("usearch")
 from hf_clip.search import exact, graph
+from hf_clip.search.tuning import recall, tune
 
 
 def built(rows: np.ndarray):
@@ -17,7 +20,7 @@ def built(rows: np.ndarray):
 
 def recall_with(tree, rows: np.ndarray, queries: np.ndarray, expansion: int) -> float:
     expected = exact.nearest(rows, queries, 10)[1]
-    return graph.recall(graph.nearest_in_graph(tree, rows, queries, 10, expansion)[1], expected)
+    return recall(graph.nearest_in_graph(tree, rows, queries, 10, expansion)[1], expected)
 
 
 @pytest.mark.parametrize("count", [4000, pytest.param(100_000, marks=pytest.mark.exhaustive)])
@@ -28,8 +31,9 @@ def test_a_graph_tuned_on_images_misses_what_texts_look_for(count, monkeypatch):
     dim = 64 if count < 10_000 else 512
     images, texts = two_cones(count, 400, dim)
     tree = built(images)
-    on_images, _ = graph.tune(tree, images, two_cones(count, 200, dim)[0][:200], 0.95)
-    on_texts, measured = graph.tune(tree, images, texts[:200], 0.95)
+    search = partial(graph.nearest_in_graph, tree, images)
+    on_images, _ = tune(search, images, two_cones(count, 200, dim)[0][:200], 0.95)
+    on_texts, measured = tune(search, images, texts[:200], 0.95)
     assert measured >= 0.95
     assert recall_with(tree, images, texts[200:], on_images) < 0.93
     assert recall_with(tree, images, texts[200:], on_texts) >= 0.94
@@ -79,7 +83,7 @@ def test_a_graph_without_some_rows_finds_the_others_by_their_new_numbers(tmp_pat
 
 def test_a_recall_out_of_reach_is_measured_and_told():
     rows, queries = two_cones(50, 5, 8)
-    assert graph.tune(built(rows), rows, queries, 1.1) == (64, 1.0)
+    assert tune(partial(graph.nearest_in_graph, built(rows), rows), rows, queries, 1.1) == (64, 1.0)
 
 
 def test_a_broken_graph_is_named(tmp_path):

@@ -50,7 +50,7 @@ def cosines_of(rows: dict[str, np.ndarray], query: np.ndarray) -> dict[str, floa
     return {path: float(row.astype(np.float64) @ query) for path, row in rows.items()}
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+@pytest.mark.parametrize("kind", ["exact", "int8", "hnsw"])
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 def test_sums_of_texts_and_images_find_the_nearest(clip, photos, suffix, kind, tmp_path):
     if kind == "hnsw":
@@ -115,7 +115,7 @@ def test_conditions_select_rows_in_any_kind(clip, photos, tmp_path):
     assert index.search(TEXTS[0], where=[("path", "=", "nowhere")]) == []
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+@pytest.mark.parametrize("kind", ["exact", "int8", "hnsw"])
 def test_only_new_and_changed_images_are_inserted_unless_most_are_gone(clip, photos, kind, tmp_path, monkeypatch):
     if kind == "hnsw":
         pytest.importorskip("usearch")

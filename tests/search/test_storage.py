@@ -17,7 +17,9 @@ from PIL import Image
 from benchmarks.vectors import two_cones
 from hf_clip.plots.sheet import thumbnail_of, write_sheet
 from hf_clip.search import graph
+from hf_clip.search.codes import write_codes
 from hf_clip.search.storage import (
+    CODES_FILE,
     COLUMNS_FILE,
     GRAPH_FILE,
     ROWS_FILE,
@@ -47,11 +49,15 @@ def write_index(path: Path, kind: str = "hnsw", seed: int = 0) -> np.ndarray:
             tree = graph.new_graph(DIM)
             graph.grow(tree, rows)
             tree.save(str(work / GRAPH_FILE))
-        write_index_settings(work, {**PLAIN, "kind": kind, "expansion": 32})
+        scales = {}
+        if kind == "int8":
+            made = write_codes(rows, work / CODES_FILE)
+            scales = {"center": made.center.tolist(), "scale": made.scale.tolist()}
+        write_index_settings(work, {**PLAIN, "kind": kind, "expansion": 32, **scales})
     return rows
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+@pytest.mark.parametrize("kind", ["exact", "int8", "hnsw"])
 def test_what_was_written_is_opened_also_as_a_copy(kind, tmp_path):
     rows = write_index(tmp_path / "i", kind=kind)
     shutil.copytree(tmp_path / "i", tmp_path / "copy", copy_function=shutil.copyfile)
@@ -59,7 +65,8 @@ def test_what_was_written_is_opened_also_as_a_copy(kind, tmp_path):
         files = open_index_files(path)
         assert np.array_equal(files.rows, rows)
         assert files.columns["path"].to_pylist() == [f"0-{row}" for row in range(COUNT)]
-        assert (files.graph is None) == (kind == "exact")
+        assert (files.graph is None) == (kind != "hnsw")
+        assert (files.codes is None) == (kind != "int8")
 
 
 def test_an_unchanged_index_is_not_read_whole(tmp_path, monkeypatch):
