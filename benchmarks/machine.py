@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from hf_clip.utils.hardware import fastest_dtype
+
 SIDE = 2048
 CHANNELS, MAP, BATCH = 256, 28, 8  # the middle of a ResNet
 
@@ -24,7 +26,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Return True if bfloat16 has hardware: without it, products are computed in float32, and slowly."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return fastest_dtype(device)[0] == torch.bfloat16
 
 
 def peaks(device: torch.device) -> dict[str, tuple[Callable[[], object], float]]:

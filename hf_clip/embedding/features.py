@@ -1,6 +1,8 @@
 """Inputs and embeddings of a model's towers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +13,38 @@ from ..model.modeling_hf_clip_base import normalize as unit_length
 
 
 def features(
-    model: PreTrainedModel, modality: str, inputs: Mapping[str, torch.Tensor], normalize: bool = True
+    model: PreTrainedModel,
+    modality: str,
+    inputs: Mapping[str, torch.Tensor],
+    normalize: bool = True,
+    deterministic: bool = False,
 ) -> torch.Tensor:
-    """Compute embeddings (B, projection_dim) of `modality`, "image" or "text", float32 on the model's device."""
+    """Compute embeddings (B, projection_dim) of `modality`, "image" or "text", float32 on the model's device.
+
+    With `deterministic`, each row goes through the model alone, on the CPU on one thread, several rows at a time. Its
+    bits depend neither on the other rows nor on the number of threads, by which matrix products choose their order of
+    additions.
+    """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first.")
+    compute = partial(_features, model, modality, normalize=normalize)
+    if not deterministic:
+        return compute(inputs)
+    count = len(next(iter(inputs.values())))
+    rows = [{name: tensor[row : row + 1] for name, tensor in inputs.items()} for row in range(count)]
+    if model.device.type != "cpu":
+        return torch.cat([compute(row) for row in rows])
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, "hf_clip", torch.set_num_threads, (1,)) as pool:
+            return torch.cat(list(pool.map(compute, rows)))
+    finally:
+        torch.set_num_threads(threads)  # PyTorch starts later threads with the number that was set last
+
+
+def _features(
+    model: PreTrainedModel, modality: str, inputs: Mapping[str, torch.Tensor], normalize: bool
+) -> torch.Tensor:
     with torch.inference_mode():
         inputs = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
         if hasattr(model, f"get_{modality}_features"):

@@ -58,6 +58,7 @@ def embed_images(
     workers: int | None = None,
     normalize: bool = True,
     exif: Exif = "ignore",
+    deterministic: bool = False,
 ) -> torch.Tensor:
     """Embed any number of images, which are read as they are needed.
 
@@ -74,6 +75,8 @@ def embed_images(
         workers: Threads that read images; as many as PyTorch's own unless given.
         normalize: Scale embeddings to length 1.
         exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
+        deterministic: Compute each image alone and on one thread, several at a time: its bits then depend neither on
+            the other images and their order nor on the number of threads.
 
     Returns:
         Embeddings (N, projection_dim), float32 on the CPU.
@@ -86,7 +89,7 @@ def embed_images(
         >>> embeds = embed_images(model, processor, ["one.jpg", "two.jpg"])  # (2, projection_dim)
     """
     options = {"batch_size": batch_size, "workers": workers, "normalize": normalize, "exif": exif}
-    batches = iter_image_embeds(model, processor, images, **options)  # type: ignore[arg-type]
+    batches = iter_image_embeds(model, processor, images, deterministic=deterministic, **options)  # type: ignore[arg-type]
     return collect((embeds for _, embeds in batches), "image", count_images(images))
 
 
@@ -100,6 +103,7 @@ def iter_image_embeds(
     normalize: bool = True,
     on_error: OnError | None = None,
     exif: Exif = "ignore",
+    deterministic: bool = False,
 ) -> Iterator[tuple[list[Any], torch.Tensor]]:
     """Embed images as `embed_images` does, batch by batch and in order.
 
@@ -116,6 +120,7 @@ def iter_image_embeds(
         on_error: Called with an unreadable item and its error, in order and on the caller's thread; the item is then
             left out. Without it the first such item ends the iteration.
         exif: As in `embed_images`.
+        deterministic: As in `embed_images`.
 
     Yields:
         The items of a batch (the rows of a ready one) and their embeddings (B, projection_dim).
@@ -128,7 +133,10 @@ def iter_image_embeds(
         >>> for paths, embeds in iter_image_embeds(model, processor, paths, on_error=print):
         ...     index.add(paths, embeds)
     """
-    for items, embeds in image_features(model, processor, images, batch_size, workers, normalize, on_error, exif=exif):
+    batches = image_features(
+        model, processor, images, batch_size, workers, normalize, on_error, exif=exif, deterministic=deterministic
+    )
+    for items, embeds in batches:
         yield items, embeds.cpu()
 
 
@@ -143,6 +151,7 @@ def image_features(
     fill: bool = False,
     exif: Exif = "ignore",
     tally: ImageTally | None = None,
+    deterministic: bool = False,
 ) -> Iterator[tuple[list[Any], torch.Tensor]]:
     """Yield the items of each batch and their embeddings on the model's device; see `iter_image_embeds`.
 
@@ -163,7 +172,8 @@ def image_features(
             _finish(batch, image_size, on_error)
             if batch.items:
                 pixels = _filled(batch.pixel_values, processor, batch_size) if fill else batch.pixel_values
-                yield batch.items, features(model, "image", {"pixel_values": pixels}, normalize)[: len(batch.items)]
+                embeds = features(model, "image", {"pixel_values": pixels}, normalize, deterministic)
+                yield batch.items, embeds[: len(batch.items)]
         if tally is None:
             counted.warn(exif)
     finally:

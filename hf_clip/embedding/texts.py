@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ def embed_texts(
     *,
     batch_tokens: int = BATCH_TOKENS,
     normalize: bool = True,
+    deterministic: bool = False,
     **tokenizer_kwargs,
 ) -> torch.Tensor:
     """Embed any number of texts, each of them once.
@@ -38,6 +40,8 @@ def embed_texts(
         texts: The texts; equal ones get equal rows.
         batch_tokens: The most tokens of a batch, padding included; one longer text is a batch of its own.
         normalize: Scale embeddings to length 1.
+        deterministic: Compute each text alone, without padding and on one thread, several at a time: its bits then
+            depend neither on the other texts and their order nor on the number of threads.
         **tokenizer_kwargs: Passed to the tokenizer, such as `truncation=True`.
 
     Returns:
@@ -59,10 +63,13 @@ def embed_texts(
         check_length(unique[-1], lengths[unique[-1]], tokenizer.model_max_length)
     tokenizer_kwargs = {"padding": True, "return_tensors": "pt", **tokenizer_kwargs}
 
+    groups = [list(same) for _, same in groupby(unique, lengths.__getitem__)] if deterministic else [unique]
     batches = (
-        _tokenize(tokenizer, batch, **tokenizer_kwargs) for batch in _of_like_length(unique, lengths, batch_tokens)
+        _tokenize(tokenizer, batch, **tokenizer_kwargs)
+        for group in groups
+        for batch in _of_like_length(group, lengths, batch_tokens)
     )
-    return _embed_each_once(model, batches, unique, texts, normalize)
+    return _embed_each_once(model, batches, unique, texts, normalize, deterministic)
 
 
 def token_ids(processor: Any, texts: Sequence[str], truncation: bool = False) -> list[list[int]]:
@@ -107,9 +114,11 @@ def _embed_each_once(
     unique: Sequence[Hashable],
     wanted: Sequence[Hashable],
     normalize: bool,
+    deterministic: bool = False,
 ) -> torch.Tensor:
     """Compute the embeddings of `unique`, which `batches` have as inputs, and return a row for each of `wanted`."""
-    embeds = collect((features(model, "text", batch, normalize).cpu() for batch in batches), "text", len(unique))
+    computed = (features(model, "text", batch, normalize, deterministic).cpu() for batch in batches)
+    embeds = collect(computed, "text", len(unique))
     rows = {text: row for row, text in enumerate(unique)}
     return embeds[[rows[text] for text in wanted]]
 

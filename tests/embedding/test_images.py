@@ -99,7 +99,7 @@ class NumberedProcessor:
 
 def test_order_is_kept_on_threads(tiny, monkeypatch):
     processor = NumberedProcessor(13)
-    monkeypatch.setattr(images_module, "features", lambda model, modality, inputs, normalize: inputs["pixel_values"])
+    monkeypatch.setattr(images_module, "features", lambda model, modality, inputs, *_: inputs["pixel_values"])
     numbers = [np.array(number).reshape(1, 1) for number in range(13)]
     batches = list(
         iter_image_embeds(tiny.model, lambda images, **kw: processor([images[0].item()], **kw), numbers,
@@ -115,7 +115,7 @@ def test_order_is_kept_on_threads(tiny, monkeypatch):
 @pytest.fixture(params=[("cpu", 1), ("cuda", 2)], ids=lambda param: param[0])
 def placed(request, tiny, monkeypatch) -> SimpleNamespace:
     """Where a model is said to be, and how many batches ahead of it images are read; its embeddings are pixels."""
-    monkeypatch.setattr(images_module, "features", lambda model, modality, inputs, normalize: inputs["pixel_values"])
+    monkeypatch.setattr(images_module, "features", lambda model, modality, inputs, *_: inputs["pixel_values"])
     device, ahead = request.param
     return SimpleNamespace(
         model=SimpleNamespace(config=tiny.model.config, device=torch.device(device)), device=device, ahead=ahead
@@ -157,7 +157,7 @@ def test_what_threads_do_while_the_model_computes(placed, tiny, images, monkeypa
         decoded.append(images[0])
         return tiny.processor.image_processor(images=images, **kwargs)
 
-    def features(model, modality, inputs, normalize):
+    def features(model, modality, inputs, *_):
         computed.append(len(inputs["pixel_values"]))
         wanted = min(8, 2 * (len(computed) + placed.ahead))
         deadline = time.monotonic() + 10
@@ -249,3 +249,31 @@ def test_threads_may_share_a_model_and_a_processor(any_clip, paths):
         lambda: ZeroShotClassifier(model, processor, LONG_LABELS).class_embeds,
     ]
     assert_threads_agree(calls, lambda one, other: torch.allclose(one, other, rtol=0, atol=1e-6))
+
+
+def test_deterministic_bits_depend_on_neither_batch_place_nor_threads(any_clip, paths, monkeypatch):
+    images = [Image.open(path).convert("RGB") for path in paths]
+    seen, threads = set(), torch.get_num_threads()
+    compute = features_module._features
+
+    def watched(model, modality, inputs, normalize):
+        seen.add((len(next(iter(inputs.values()))), torch.get_num_threads()))
+        return compute(model, modality, inputs, normalize)
+
+    monkeypatch.setattr(features_module, "_features", watched)
+    try:
+        found = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for batch_size in (1, 2, len(images)):
+                options = {"batch_size": batch_size, "deterministic": True}
+                found.append(embed_images(any_clip.model, any_clip.processor, images, **options))
+                found.append(embed_images(any_clip.model, any_clip.processor, images[::-1], **options).flip(0))
+            found_texts = embed_texts(any_clip.model, any_clip.processor, LABELS[::-1], deterministic=True).flip(0)
+            assert torch.equal(found_texts, embed_texts(any_clip.model, any_clip.processor, LABELS, deterministic=True))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == {(1, 1)}
+    assert all(torch.equal(embeds, found[0]) for embeds in found)
+    torch.testing.assert_close(found[0], embed_images(any_clip.model, any_clip.processor, images), rtol=0, atol=1e-5)
