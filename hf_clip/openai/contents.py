@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Set
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..utils.text import listing
@@ -15,6 +16,7 @@ ROOTS = (
     "transformer",
     "token_embedding",
     "positional_embedding",
+    "positional_embedding_res",
     "ln_final",
     "text_projection",
     "logit_scale",
@@ -22,6 +24,8 @@ ROOTS = (
     "context_length",
     "vocab_size",
 )
+# Long-CLIP adds two tables of positions: the first up to this one, the second from there on
+LONG_CLIP_TABLE, LONG_CLIP_POSITIONS = "positional_embedding_res", 20
 TEXT_KEY = re.compile(r"((?:.+\.)?)token_embedding\.weight")
 IMAGE_KEY = re.compile(r"((?:.+\.)?)visual\.")
 
@@ -43,10 +47,6 @@ EXTENDED: list[Kind] = [
         "an EVA-CLIP, whose image tower has another architecture: load it with open_clip",
     ),
     (_any(r"(^|\.)text_decoder\."), "a CoCa, which has a text decoder: load it with open_clip"),
-    (
-        _any(r"positional_embedding_res$"),
-        "a Long-CLIP, which stretches its positions as it reads: load it with its own code",
-    ),
     (
         _any(r"(^|\.)logit_bias$"),
         "a SigLIP, which scores with a bias: load it with transformers' SiglipModel or open_clip",
@@ -89,7 +89,7 @@ OTHER_FILES: list[Kind] = [
 def find_clip(path: Path, tensors: dict[str, Tensor], prefix: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors of the one CLIP among `tensors`, under the original's keys, and the keys of all others.
 
-    Where no CLIP is found, all tensors come back as they are.
+    A Long-CLIP's two tables of positions become one. Where no CLIP is found, all tensors come back as they are.
 
     Raises:
         CheckpointError: There are several and `prefix` chooses none, or the tensors are of another kind of model.
@@ -109,7 +109,17 @@ def find_clip(path: Path, tensors: dict[str, Tensor], prefix: str | None = None)
     chosen = found[0] if prefix is None else prefix
     own = re.compile(rf"{re.escape(chosen)}((?:{'|'.join(ROOTS)})(?:\..*)?)")
     clip = {match[1]: tensor for key, tensor in tensors.items() if (match := own.fullmatch(key))}
+    if LONG_CLIP_TABLE in clip:
+        _fold_positions(path, clip)
     return clip, [key for key in tensors if not own.fullmatch(key)]
+
+
+def _fold_positions(path: Path, clip: dict[str, Tensor]) -> None:
+    """Make one table of Long-CLIP's two, in place; each row is added whole, so no bit changes."""
+    first, second = clip.get("positional_embedding"), clip.pop(LONG_CLIP_TABLE)
+    if first is None or first.shape != second.shape or first.dtype != second.dtype:
+        raise CheckpointError(f"{path} holds a Long-CLIP whose two tables of positions do not fit each other")
+    clip["positional_embedding"] = torch.cat([first[:LONG_CLIP_POSITIONS], second[LONG_CLIP_POSITIONS:]])
 
 
 __all__ = ["find_clip"]

@@ -208,7 +208,10 @@ def test_of_several_one_has_to_be_chosen(state_dict, tmp_path):
 
 
 OTHER_KINDS = {
-    "Long-CLIP": ({"positional_embedding_res": 1, "visual.proj": 1, "token_embedding.weight": 1}, "a Long-CLIP"),
+    "half a Long-CLIP": (
+        {"positional_embedding_res": 1, "visual.proj": 1, "token_embedding.weight": 1},
+        "a Long-CLIP whose two tables of positions do not fit",
+    ),
     "SigLIP": ({"logit_bias": 1, "visual.proj": 1, "token_embedding.weight": 1}, "a SigLIP"),
     "Stable Diffusion": ({"cond_stage_model.transformer.text_model.encoder.layers.0.x": 1}, "a Stable Diffusion"),
     "transformers": (

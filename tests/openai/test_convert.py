@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from support.commands import run
 from support.originals import FAMILIES, inputs, load_original, original_model
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, CLIPModel, CLIPProcessor, pipeline
 
-from hf_clip import HFCLIPImageProcessor, HFCLIPModel, HFCLIPProcessor, HFCLIPTokenizer
+from hf_clip import HFCLIPImageProcessor, HFCLIPModel, HFCLIPProcessor, HFCLIPTokenizer, load_clip
 from hf_clip.openai import convert as module
 from hf_clip.openai.checkpoints import read_checkpoint
 from hf_clip.openai.convert import SENTENCE_TRANSFORMERS, DType, Layout, convert, load_checkpoint
@@ -315,3 +316,25 @@ def test_the_stock_layout_has_the_image_settings_where_older_programs_look(archi
     assert settings["crop_size"] == {"height": 32, "width": 32}
     # a hf_clip folder must not let AutoImageProcessor choose the stock class
     assert not (repositories["tiny ViT"] / "preprocessor_config.json").exists()
+
+
+def test_a_long_clip_gets_one_table_of_positions(tmp_path):
+    """Its own forward adds two tables under masks, which here the original's code does with their sum."""
+    positions, kept = 248, 20
+    torch.manual_seed(0)
+    original = CLIP(64, 32, 2, 64, 8, positions, 49408, 64, 1, 2).eval()
+    tables = torch.randn(2, positions, 64)
+    first = (torch.arange(positions) < kept).float()[:, None]
+    original.positional_embedding.data = tables[0] * first + tables[1] * (1 - first)
+    state = original.state_dict() | {"positional_embedding": tables[0], "positional_embedding_res": tables[1]}
+    torch.save(state, tmp_path / "longclip.pt")
+    convert(tmp_path / "longclip.pt", tmp_path / "out", report=lambda _: None)
+    model, processor = load_clip(tmp_path / "out")
+    texts = ["a cat", "a very long caption " * 55]
+    ids = processor(text=texts, return_tensors="pt").input_ids
+    assert ids.shape == (2, 222)
+    padded = torch.nn.functional.pad(ids, (0, positions - ids.shape[1]))
+    with torch.no_grad():
+        assert torch.equal(model.encode_text(padded), original.encode_text(padded))
+        torch.testing.assert_close(model.encode_text(ids), original.encode_text(padded), rtol=0, atol=1e-6)
+    assert processor.tokenizer.model_max_length == positions
