@@ -25,7 +25,7 @@ from ..model.modeling_hf_clip import HFCLIPModel
 from ..model.modeling_hf_clip_base import has_plain_weight
 from ..model.processing_hf_clip import HFCLIPProcessor
 from ..utils.files import check_output, new_directory
-from ..utils.packages import require
+from ..utils.packages import require, require_torch
 from .measure import NOT_EVALUATED, evaluate, graph_errors, labeled_images, tower_inputs
 from .precisions import has_convolutions, write_fp16, write_openvino, write_q8
 from .preprocessing import write_fused, write_preprocessing
@@ -134,6 +134,7 @@ def _plan(runtime: str, parts: Sequence[str] | None, precisions: Sequence[str], 
         raise ValueError(f"target {target} has ONNX files: leave it off, or choose runtime onnx")
     parts = tuple(FEATURE_METHODS) if parts is None else parts
     _check_among("part", parts, chosen.graphs)
+    require_torch("2.8", f"export to {runtime}")
     for package in NEEDED[runtime]:
         require(package, runtime, f"export to {runtime}")
     if runtime == "openvino" and "q8" in precisions:

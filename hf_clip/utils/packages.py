@@ -1,6 +1,9 @@
 """Optional packages and the extras that install them, and the command that installs an extra."""
 
+from importlib.metadata import version
 from importlib.util import find_spec
+
+from packaging.version import Version
 
 SOURCE = "git+https://github.com/hf-clip/hf_clip"
 
@@ -20,4 +23,12 @@ def require(package: str, extra: str, purpose: str) -> None:
         raise MissingPackageError(f"{purpose} needs {package}: {install_command(extra)}", name=package)
 
 
-__all__ = ["MissingPackageError", "install_command", "require"]
+def require_torch(lowest: str, purpose: str) -> None:
+    """Raise MissingPackageError unless the installed torch is `lowest` or newer."""
+    if Version(found := version("torch")) < Version(lowest):
+        raise MissingPackageError(
+            f'{purpose} needs torch {lowest} or newer, not {found}: pip install "torch>={lowest}"'
+        )
+
+
+__all__ = ["MissingPackageError", "install_command", "require", "require_torch"]

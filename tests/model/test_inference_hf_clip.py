@@ -331,7 +331,7 @@ def test_a_graph_serves_other_batch_sizes(model, batch, tool):
     others = (batch["input_ids"].repeat(2, 1)[:5], torch.randn(7, *batch["pixel_values"].shape[1:]))
     if tool == "torch.export":
         axes = ({0: torch.export.Dim("texts")}, {0: torch.export.Dim("images")})
-        graph = torch.export.export(module, example, dynamic_shapes=axes).module()
+        graph = torch.export.export(module, example, dynamic_shapes=axes, strict=False).module()
     else:
         graph = torch.jit.trace(module, example, check_trace=False)
     for ours, theirs in zip(graph(*others), module(*others), strict=True):
