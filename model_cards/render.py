@@ -36,8 +36,10 @@ def render_cards(data: dict) -> dict[str, str]:
         row = data["checkpoints"][name]
         metadata = ModelCardData(
             language="en",
-            # OpenAI states none for the weights
-            license="unknown",
+            # the repository's is MIT and does not mention the weights; their model card states the intended use
+            license="other",
+            license_name="openai-clip",
+            license_link=data["sources"]["model_card"]["url"],
             library_name="transformers",
             pipeline_tag=PIPELINE,
             tags=["clip", "vision", "hf_clip", "custom_code"],
@@ -57,7 +59,8 @@ def published_results(row: dict, data: dict) -> Iterator[EvalResult]:
         return EvalResult(
             task_type=data["datasets"][dataset].get("task", PIPELINE),
             dataset_name=dataset,
-            dataset_type=re.sub(r"[^a-z0-9]+", "-", dataset.lower()),
+            # the data set's id on the Hub, where it is there
+            dataset_type=data["datasets"][dataset].get("hub") or re.sub(r"[^a-z0-9]+", "-", dataset.lower()),
             dataset_config=config,
             metric_type=metric,
             metric_name=data["metrics"][metric],

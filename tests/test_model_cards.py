@@ -71,6 +71,15 @@ def test_metadata_survives_huggingface_hub(name: str):
     assert card.data.eval_results == list(render.published_results(DATA["checkpoints"][name], DATA))
     assert len({(result.unique_identifier, result.metric_type) for result in card.data.eval_results}) == 38 + 12 + 2
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "zero-shot-image-classification")
+    assert (card.data.license, card.data.license_link) == ("other", DATA["sources"]["model_card"]["url"])
+
+
+def test_data_sets_have_their_ids_on_the_hub():
+    """As clip-benchmark, which measures them, names its own; the others are not there under one name."""
+    types = {row.dataset_name: row.dataset_type for row in render.published_results(DATA["checkpoints"]["RN50"], DATA)}
+    others = {name for name, kind in types.items() if not re.fullmatch(r"clip-benchmark/wds_[\w-]+", kind)}
+    assert others == {"WinoGAViL", "iWildCam", "Camelyon17", "FMoW", "Dollar Street", "GeoDE"}
+    assert len(set(types.values())) == len(types)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
