@@ -73,17 +73,18 @@ def publish(
     publish(uploads, revision, private, dry_run, say)
 
 
-def record_digests() -> None:
-    """Add the original's digests under the installed Pillow to hf_clip/parity/data.
+def record_digests(cache_dir: CacheDir = None) -> None:
+    """Add the original's digests under the installed Pillow to hf_clip/parity/data, and those of cached checkpoints.
 
-    Pillow's resize differs between releases, so run it once under each supported one.
+    Pillow's resize differs between releases, so run it once under each supported one. The weights of each of the nine
+    that the cache holds get a digest, by which copies on the Hub are recognized.
 
     Example: pip install --no-deps --target /tmp/pillow 'pillow==11.*' &&
     PYTHONPATH=/tmp/pillow python -m conversion record-digests
     """
     from .record_digests import record
 
-    say(f"recorded with Pillow {record()}")
+    say(record(cache_dir))
 
 
 app = make_app(

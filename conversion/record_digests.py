@@ -1,4 +1,4 @@
-"""Record fixed images and texts for `hf_clip/parity/data/`, with the original's digests of pixels and its ids."""
+"""Record fixed images and texts with the original's digests and ids, and digests of the nine checkpoints' weights."""
 
 import hashlib
 import json
@@ -10,6 +10,11 @@ import numpy as np
 import PIL
 from clip.clip import _transform
 from PIL import Image, ImageDraw
+
+from hf_clip.openai.download import cached_file
+from hf_clip.openai.original import read_original
+from hf_clip.openai.published import CHECKPOINTS
+from hf_clip.openai.weights import RECORDED_WEIGHTS, recorded_digests, values_digest
 
 PARITY = Path(__file__).parents[1] / "hf_clip" / "parity" / "data"
 EOT = 49407
@@ -130,8 +135,19 @@ def record_texts() -> None:
     (PARITY / "texts.json").write_text(f"[\n{lines}\n]\n")
 
 
-def record() -> str:
-    """Record images and texts, and return the version of Pillow."""
+def record_weights(cache_dir: Path | None = None) -> list[str]:
+    """Add the digests of the published checkpoints that the cache holds, and return the names of these."""
+    digests = recorded_digests()
+    found = [name for name, row in CHECKPOINTS.items() if cached_file(row, cache_dir).is_file()]
+    for name in found:
+        digests[name] = values_digest(read_original(name, cache_dir).state_dict)
+    RECORDED_WEIGHTS.write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
+    return found
+
+
+def record(cache_dir: Path | None = None) -> str:
+    """Record images, texts and cached checkpoints, and return a sentence that names Pillow and the checkpoints."""
     record_images()
     record_texts()
-    return PIL.__version__
+    names = record_weights(cache_dir)
+    return f"recorded with Pillow {PIL.__version__}, and the weights of {', '.join(names) or 'no checkpoint'}"

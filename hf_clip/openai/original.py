@@ -16,6 +16,7 @@ from .pixels import OPENAI_PIXELS, Pixels, recorded_pixels
 from .published import CHECKPOINTS, published
 from .torchscript import is_archive
 from .variants import Variant, choose_variant, recorded_variant
+from .weights import recorded_digests, values_digest
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,24 @@ def read_original(
         digest = pool.submit(file_sha256, path) if not known and is_archive(path) else None
         state_dict = {name: _plain_strides(tensor) for name, tensor in read_checkpoint(path, prefix, known).items()}
     known = known or (digest is not None and published(digest.result()) is not None)
+    known = known or _is_copy(source, state_dict, report)
     variant = choose_variant(recorded_variant(path), like, activation, vision_heads, text_heads)
     pixels = recorded_pixels(path)
     if not known:
         report(assumption(path, variant, pixels))
     return Original(path, state_dict, variant, pixels or OPENAI_PIXELS)
+
+
+def _is_copy(source: str | os.PathLike, state_dict: dict[str, Tensor], report: Callable[[str], None]) -> bool:
+    """Return True if `source` is the copy on the Hub of one of the nine, and its values are the recorded ones."""
+    name = next((row.name for row in CHECKPOINTS.values() if row.mirror == source), None)
+    if name is None or (recorded := recorded_digests().get(name)) is None:
+        return False
+    if same := values_digest(state_dict) == recorded:
+        report(f"{source} holds the weights of OpenAI's {name}, bit for bit")
+    else:
+        report(f"{source} does not hold the weights of OpenAI's {name}: their values differ")
+    return same
 
 
 def _plain_strides(tensor: Tensor) -> Tensor:
