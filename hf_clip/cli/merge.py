@@ -60,6 +60,7 @@ def merge(
     half = 1.0 if is_adapter(tuned) else 0.5  # half an adapter is not what a merge of it is taken for
     shares = [half if alpha is None else alpha] if sweep is None else parse_sweep(sweep)
     from ..training.interpolation import interpolated
+    from ..training.report import write_merge_card
 
     first, processor = common.load_model(base, Precision.float32, "cpu", False, trust_remote_code)
     start = {name: tensor.clone() for name, tensor in first.state_dict().items()}
@@ -86,6 +87,7 @@ def merge(
     with new_directory(output) as work:
         model.save_pretrained(work)
         processor.save_pretrained(work)
+        write_merge_card(work, output.absolute().name, base, tuned, share)
     say(f"done: {output}, alpha {share:g}")
 
 

@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..openai.published import HUB_PREFIX
 from ..utils.files import replacing
 
 REPORT = "training.json"
@@ -37,6 +38,24 @@ license: unknown
 | setting | value |
 |---|---|
 {settings}
+
+OpenAI published the weights of CLIP without a license of their own, and its code under the MIT license.
+"""
+MERGE_CARD = """---
+library_name: transformers
+pipeline_tag: zero-shot-image-classification
+license: unknown
+{known}tags:
+- clip
+- hf_clip
+- merge
+---
+
+# {name}
+
+The weights of {tuned} ({share:g}) and {start} ({rest:g}), averaged with [hf_clip](https://github.com/hf-clip/hf_clip).
+
+{usage}
 
 OpenAI published the weights of CLIP without a license of their own, and its code under the MIT license.
 """
@@ -92,14 +111,11 @@ def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) ->
     A base that is a local folder is named in the text alone, as the Hub's `base_model` takes Hub ids only.
     """
     adapter = report["settings"].get("train") == "lora"
-    local = Path(base).exists()
-    hub = None if local else HUB_IDS.get(base, base if "/" in base and "@" not in base else None)
-    relation = "adapter" if adapter else "finetune"
-    start, name = Path(base).absolute().name if local else base, folder.absolute().name
+    start, name = _title(base), folder.absolute().name
     settings = "\n".join(f"| {setting} | {value} |" for setting, value in report["settings"].items())
     text = CARD.format(
         library="peft" if adapter else "transformers",
-        known="" if hub is None else f"base_model: {hub}\nbase_model_relation: {relation}\n",
+        known=_relation([base], "adapter" if adapter else "finetune"),
         tags="- lora\n" if adapter else "",
         start=start,
         name=name,
@@ -112,4 +128,38 @@ def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) ->
         work.write_text(text, encoding="utf-8")
 
 
-__all__ = ["REPORT", "changes_table", "kept", "read_report", "write_card", "write_report"]
+def write_merge_card(folder: Path, name: str, base: str, tuned: str, share: float) -> None:
+    """Write the model card of `name`, whose weights are `share` of `tuned`'s and the rest of `base`'s.
+
+    Args:
+        folder: Where README.md goes.
+        name: The title.
+        base: The model that `tuned` started from: a published name, a path or a Hub id.
+        tuned: The fine-tune, or the adapter.
+        share: Between 0 and 1.
+    """
+    text = MERGE_CARD.format(
+        known=_relation([base, tuned], "merge"),
+        name=name,
+        start=_title(base),
+        tuned=_title(tuned),
+        share=share,
+        rest=round(1 - share, 9),
+        usage=USAGE.format(name=name),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _title(model: str) -> str:
+    return Path(model).absolute().name if Path(model).exists() else model
+
+
+def _relation(models: Sequence[str], relation: str) -> str:
+    """Return the metadata that relates a card to those of `models` that the Hub has; "" if it has none."""
+    ids = [HUB_IDS.get(model, model.removeprefix(HUB_PREFIX)) for model in models if not Path(model).exists()]
+    known = [hub for hub in ids if "/" in hub and "@" not in hub]
+    listed = known[0] if len(known) == 1 else f"[{', '.join(known)}]"
+    return f"base_model: {listed}\nbase_model_relation: {relation}\n" if known else ""
+
+
+__all__ = ["REPORT", "changes_table", "kept", "read_report", "write_card", "write_merge_card", "write_report"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_clip.training.report import write_card
+from hf_clip.training.report import write_card, write_merge_card
 
 REPORT = {"before": {"loss": 2.0}, "after": {"loss": 1.5}, "settings": {"learning_rate": 1e-5}}
 
@@ -42,3 +42,21 @@ def test_the_base_of_a_card_is_a_repository_of_the_hub(tmp_path: Path, base: str
     assert card.data.base_model == known
     assert card.data.library_name == "peft"
     assert f"hf-clip merge {base} {tmp_path.name}" in card.text
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "known"),
+    [
+        ("ViT-B/32", "org/tuned", ["openai/clip-vit-base-patch32", "org/tuned"]),
+        ("RN50", "org/tuned", "org/tuned"),
+        ("hf-hub:laion/clip", "org/tuned@v1", "laion/clip"),
+        ("RN50", "RN50", None),
+    ],
+)
+def test_a_merge_names_both_of_its_models(tmp_path: Path, base: str, tuned: str, known: list | str | None):
+    write_merge_card(tmp_path, "merged", base, tuned, 0.3)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == known
+    assert card.data.to_dict().get("base_model_relation") == (None if known is None else "merge")
+    assert f"The weights of {tuned} (0.3) and {base} (0.7), averaged" in card.text
+    assert 'ZeroShotClassifier.from_pretrained("merged", ' in card.text
