@@ -26,6 +26,7 @@ from ..model.modeling_hf_clip_base import has_plain_weight
 from ..model.processing_hf_clip import HFCLIPProcessor
 from ..utils.files import check_output, new_directory
 from ..utils.packages import require, require_torch
+from .card import write_export_card
 from .measure import NOT_EVALUATED, evaluate, graph_errors, labeled_images, tower_inputs
 from .precisions import has_convolutions, write_fp16, write_openvino, write_q8
 from .preprocessing import write_fused, write_preprocessing
@@ -69,7 +70,7 @@ def export_clip(
     """Export a CLIP to ONNX or OpenVINO, and measure each written graph against the model.
 
     The output also contains the settings in the format of transformers' own CLIP, parity.json with the measured errors,
-    and preprocess.mjs, the image preprocessing for JavaScript. `load_clip(output)` runs the exported model.
+    a model card, and preprocess.mjs, the image preprocessing for JavaScript. `load_clip(output)` runs the model.
 
     Args:
         source: A folder or Hub id of a CLIP, or a model in float32 and evaluation mode together with its `processor`.
@@ -114,7 +115,9 @@ def export_clip(
         copy_script(directory)
         if preprocessing:
             _write_preprocessing(directory, plan, processor)
-        _manifest(plan, model).write(directory)
+        manifest = _manifest(plan, model)
+        manifest.write(directory)
+        write_export_card(directory, output.absolute().name, manifest, files)
         result: dict[str, Any] = {"versions": _versions(), "opset": OPSET, "files": files, "evaluation": NOT_EVALUATED}
         if labeled is not None:
             report(f"evaluating on {len(labeled):,} images")

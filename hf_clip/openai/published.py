@@ -1,8 +1,10 @@
 """The table of the nine published checkpoints. Imports no other package, so that `--help` stays instant."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"  # beside weights in open_clip's layout
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -74,9 +76,36 @@ CHECKPOINTS = {
 }
 
 
+# the nine names whose weights OpenAI has on the Hub as well
+HUB_IDS = {
+    "ViT-B/32": "openai/clip-vit-base-patch32",
+    "ViT-B/16": "openai/clip-vit-base-patch16",
+    "ViT-L/14": "openai/clip-vit-large-patch14",
+    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
+}
+
+
 def published(sha256: str) -> str | None:
     """Return the name of the published checkpoint with this hash, or None."""
     return next((name for name, checkpoint in CHECKPOINTS.items() if checkpoint.sha256 == sha256), None)
+
+
+def model_title(model: str) -> str:
+    """Return the name of a local folder or file without its path, and a Hub id as it is."""
+    return Path(model).absolute().name if Path(model).exists() else model
+
+
+def hub_relation(models: Sequence[str], relation: str) -> str:
+    """Return a card's metadata that relates it to those of `models` that the Hub has; "" if it has none.
+
+    Args:
+        models: Published names, paths or Hub ids.
+        relation: One of the Hub's: "adapter", "finetune", "merge" or "quantized".
+    """
+    ids = [HUB_IDS.get(model, model.removeprefix(HUB_PREFIX)) for model in models if not Path(model).exists()]
+    known = [hub for hub in ids if "/" in hub and "@" not in hub]
+    listed = known[0] if len(known) == 1 else f"[{', '.join(known)}]"
+    return f"base_model: {listed}\nbase_model_relation: {relation}\n" if known else ""
 
 
 __all__ = [
@@ -90,5 +119,7 @@ __all__ = [
     "CheckpointLayout",
     "DType",
     "Layout",
+    "hub_relation",
+    "model_title",
     "published",
 ]

@@ -2,22 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..openai.published import HUB_PREFIX
+from ..openai.published import hub_relation, model_title
 from ..utils.files import replacing
 
 REPORT = "training.json"
 UNWANTED = ("runtime", "per_second", "preparation_time", "epoch")
-# the nine names whose weights OpenAI has on the Hub as well
-HUB_IDS = {
-    "ViT-B/32": "openai/clip-vit-base-patch32",
-    "ViT-B/16": "openai/clip-vit-base-patch16",
-    "ViT-L/14": "openai/clip-vit-large-patch14",
-    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
-}
 CARD = """---
 library_name: {library}
 pipeline_tag: zero-shot-image-classification
@@ -111,11 +104,11 @@ def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) ->
     A base that is a local folder is named in the text alone, as the Hub's `base_model` takes Hub ids only.
     """
     adapter = report["settings"].get("train") == "lora"
-    start, name = _title(base), folder.absolute().name
+    start, name = model_title(base), folder.absolute().name
     settings = "\n".join(f"| {setting} | {value} |" for setting, value in report["settings"].items())
     text = CARD.format(
         library="peft" if adapter else "transformers",
-        known=_relation([base], "adapter" if adapter else "finetune"),
+        known=hub_relation([base], "adapter" if adapter else "finetune"),
         tags="- lora\n" if adapter else "",
         start=start,
         name=name,
@@ -139,27 +132,15 @@ def write_merge_card(folder: Path, name: str, base: str, tuned: str, share: floa
         share: Between 0 and 1.
     """
     text = MERGE_CARD.format(
-        known=_relation([base, tuned], "merge"),
+        known=hub_relation([base, tuned], "merge"),
         name=name,
-        start=_title(base),
-        tuned=_title(tuned),
+        start=model_title(base),
+        tuned=model_title(tuned),
         share=share,
         rest=round(1 - share, 9),
         usage=USAGE.format(name=name),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _title(model: str) -> str:
-    return Path(model).absolute().name if Path(model).exists() else model
-
-
-def _relation(models: Sequence[str], relation: str) -> str:
-    """Return the metadata that relates a card to those of `models` that the Hub has; "" if it has none."""
-    ids = [HUB_IDS.get(model, model.removeprefix(HUB_PREFIX)) for model in models if not Path(model).exists()]
-    known = [hub for hub in ids if "/" in hub and "@" not in hub]
-    listed = known[0] if len(known) == 1 else f"[{', '.join(known)}]"
-    return f"base_model: {listed}\nbase_model_relation: {relation}\n" if known else ""
 
 
 __all__ = ["REPORT", "changes_table", "kept", "read_report", "write_card", "write_merge_card", "write_report"]
