@@ -7,9 +7,11 @@ import os
 from importlib import import_module
 from typing import Any
 
+from .utils.packages import explaining, has_model_packages
+
 # Auto classes have to know the classes before anyone asks for them. Where no model may ever be asked for, as in the
-# command's help, HF_CLIP_LAZY leaves it to the first model.
-if not os.environ.get("HF_CLIP_LAZY"):
+# command's help, HF_CLIP_LAZY leaves it to the first model. Without torch or transformers there are exported folders.
+if not os.environ.get("HF_CLIP_LAZY") and has_model_packages():
     from . import registration as _registration  # noqa: F401
 
 __version__ = "0.2.0"
@@ -22,7 +24,8 @@ _MODULES = {
     "embedding.texts": ["embed_texts"],
     "evaluation.tasks": ["ZeroShotSet"],
     "export.engine": ["export_clip"],
-    "exported.model": ["HFCLIPExportedModel"],
+    "exported.model": ["ExportedCLIP", "load_exported"],
+    "exported.tensors": ["HFCLIPExportedModel"],
     "few_shot.classifier": ["FewShotClassifier"],
     "loading": ["load_clip"],
     "localization.boxes": ["find_boxes"],
@@ -59,9 +62,10 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _MODULE_OF[name].startswith("model."):
-        import_module(".registration", __name__)
-    value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    with explaining(f"hf_clip.{name}"):
+        if _MODULE_OF[name].startswith("model."):
+            import_module(".registration", __name__)
+        value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     return value
 
 

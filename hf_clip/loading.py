@@ -221,14 +221,11 @@ def _check_dtype(source: str, dtype: torch.dtype | None) -> None:
 def _load_exported(
     directory: str, device: str | torch.device | None, dtype: torch.dtype | str | None, optimize: bool
 ) -> tuple[Any, Any]:
-    from .exported.model import load_exported
+    from .exported.model import precision_for
+    from .exported.tensors import HFCLIPExportedModel, load_exported_processor
 
-    if optimize:
-        raise ValueError(f"{directory} is exported, its runtime has optimized the graph: leave optimize off")
-    precisions = {None: None, torch.float32: "fp32", torch.float16: "fp16", torch.int8: "q8"}
-    if dtype not in precisions:
-        raise ValueError(f"{directory} is exported and cannot compute in {dtype}: choose float16, int8, or none")
-    return load_exported(directory, precisions[dtype], device)
+    precision = precision_for(directory, None if dtype is None else str(dtype), optimize)
+    return HFCLIPExportedModel(directory, precision, device), load_exported_processor(directory)
 
 
 __all__ = ["is_checkpoint", "load_clip", "load_text_tower"]

@@ -1,17 +1,26 @@
 """The demo's models, its images, and the scripts that made them."""
 
+import base64
+import json
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import clip
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.exports import write_export
+from support.fake_graphs import use_fake_graphs
 from transformers import AutoModel, AutoProcessor, pipeline
 
 from examples import demo
 from examples.shapes import HELD_OUT, PAIRS, SEEN, draw_two
 from examples.train_shapes import CHECKPOINTS, DRAWN, PROMPT, accuracy, configuration, draw_images, train
+from hf_clip import load_clip
+from hf_clip.exported import model as exported_model
 from hf_clip.openai.convert import convert, make_processor
 
 IMAGES = sorted(demo.IMAGES.glob("*.png"))
@@ -126,3 +135,35 @@ def test_demo_says_what_is_wrong(arguments: list[str], problem: str, tmp_path: P
     with pytest.raises(SystemExit, match=problem):
         demo.main([*arguments, "--output", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_serverless_function_labels_an_image(tmp_path, monkeypatch):
+    model, processor = load_clip(next(iter(CHECKPOINTS.values())))
+    monkeypatch.setenv("CLIP_FOLDER", str(write_export(tmp_path / "clip", model, processor)))
+    for table in (exported_model.OPEN, exported_model.CHECK_DEVICE):
+        monkeypatch.setitem(table, "onnx", None)
+    use_fake_graphs()
+    monkeypatch.delitem(sys.modules, "examples.serverless.handler", raising=False)
+    handler = import_module("examples.serverless.handler").handler
+
+    def answer(content: bytes, labels: str | None, **event) -> tuple[int, Any]:
+        asked = {
+            "queryStringParameters": labels and {"labels": labels},
+        }
+        found = handler({**asked, "body": base64.b64encode(content).decode(), **event}, None)
+        return found["statusCode"], json.loads(found["body"])
+
+    image = IMAGES[0].read_bytes()
+    status, scores = answer(image, "red star,blue circle")
+    assert status == 200
+    assert {score["label"] for score in scores} == {"red star", "blue circle"}
+    assert sum(score["score"] for score in scores) == pytest.approx(1)
+    for content, labels, event, sentence in (
+        (b"no image", "a,b", {}, "cannot read the image: it is no image"),
+        (image, None, {}, "labels is empty"),
+        (image, "a,b", {"body": "?"}, "Only base64 data is allowed"),
+        (image, "a,b", {"body": None}, "cannot read the image"),
+    ):
+        status, answered = answer(content, labels, **event)
+        assert status == 400
+        assert answered["error"].startswith(sentence)

@@ -11,6 +11,7 @@ import sysconfig
 import venv
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from PIL import Image
@@ -41,6 +42,7 @@ for arguments in json.loads(sys.argv[1]):
     except SystemExit as stop:
         assert not stop.code, arguments
 """
+FSSPEC = "fsspec>=2026.6"  # by transformers otherwise
 
 
 def distribution(requirement: str) -> str:
@@ -234,3 +236,43 @@ def test_the_code_of_readme_runs_from_the_wheel(installed, archives, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "'label': 'a cat'" in done.stdout
+
+
+# --- the distribution without torch -----------------------------------------------------------------------------------
+
+EXPORTED = tomllib.loads((ROOT / "distributions" / "exported" / "pyproject.toml").read_text())["project"]
+
+
+def test_the_small_distribution_repeats_requirements_word_for_word():
+    """Its extras are those of errors, and what it needs beyond hf_clip's own dependencies is in an extra of hf_clip."""
+    optional = {requirement for extra in EXTRAS.values() for requirement in extra}
+    assert set(EXPORTED["dependencies"]) <= {*PROJECT["dependencies"], *optional, FSSPEC}
+    assert EXPORTED["optional-dependencies"].keys() == set(packages.SMALL_EXTRAS)
+    for extra, requirements in EXPORTED["optional-dependencies"].items():
+        assert set(requirements) <= set(EXTRAS[extra])
+    assert EXPORTED["name"] == packages.SMALL
+    assert EXPORTED["scripts"] == PROJECT["scripts"]
+    assert not {*map(distribution, EXPORTED["dependencies"])} & {"torch", "torchvision", "transformers"}
+
+
+def test_an_extra_is_that_of_the_installed_distribution(monkeypatch):
+    assert packages.install_command("search").startswith('pip install "hf_clip[search] @ git+')
+    monkeypatch.setattr(packages, "has_model_packages", lambda: False)
+    small = 'pip install "hf_clip_exported[search] @ git+https://github.com/hf-clip/hf_clip#subdirectory='
+    assert packages.install_command("search").startswith(small)
+    assert packages.install_command("train").startswith('pip install "hf_clip[train] @ git+')
+    assert (ROOT / packages.SMALL_FOLDER / "pyproject.toml").is_file()
+
+
+@pytest.mark.slow
+def test_the_small_wheel_holds_the_same_code(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", tmp_path, ROOT / packages.SMALL_FOLDER], check=True, env=outside())
+    with ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        metadata = wheel.read(f"{packages.SMALL}-{hf_clip.__version__}.dist-info/METADATA").decode()
+    files = {file.relative_to(ROOT) for file in (ROOT / "hf_clip").rglob("*") if file.is_file()}
+    code = {file.as_posix() for file in files if "__pycache__" not in file.parts}
+    assert held == code | {"hf_clip_command.py"}
+    assert "\nRequires-Dist: onnxruntime" in metadata
+    assert "Requires-Dist: torch" not in metadata

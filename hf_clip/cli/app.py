@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from shutil import get_terminal_size
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from ..openai.errors import DownloadError
 from ..utils.files import exit_on_signals
+from ..utils.packages import explaining
 from ..utils.text import say
 from .calibrate import calibrate
 from .classify import classify
@@ -78,7 +80,8 @@ def run(app: typer.Typer) -> None:
     """Run a command; an expected exception ends it with the line `error: ...` and exit status 1."""
     exit_on_signals()
     try:
-        app()
+        with explaining("this command"):
+            app()
     except EXPECTED as error:
         _fail(str(error) or type(error).__name__)
     except RuntimeError as error:
@@ -96,7 +99,11 @@ def show_version(shown: bool) -> None:
     """Print the versions of hf_clip and of the packages that compute, and exit."""
     if shown:
         # from their metadata: importing torch takes seconds
-        say(", ".join(f"{name} {version(name)}" for name in ("hf-clip", "transformers", "torch")))
+        found = []
+        for name in ("hf-clip", "hf-clip-exported", "transformers", "torch", "onnxruntime", "openvino"):
+            with suppress(PackageNotFoundError):
+                found.append(f"{name} {version(name)}")
+        say(", ".join(found))
         raise typer.Exit
 
 

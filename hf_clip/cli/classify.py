@@ -136,7 +136,7 @@ def classify(
     from ..data.images import ImageTally, surprises
     from ..zero_shot.classifier import ZeroShotClassifier
 
-    loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
+    loaded, processor = common.load_embedder(model, dtype, device, optimize, trust_remote_code)
     if saved is not None:
         classifier = ZeroShotClassifier.load(saved, loaded, processor)
     else:

@@ -1,27 +1,43 @@
 """Helpers of the verbs that run a model: loading it, and the account of unreadable images."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..openai.errors import CheckpointError, DownloadError
+from ..utils.packages import explaining
 from ..utils.text import first_line, listing, printable, say
 from .errors import CommandError
 from .options import Precision
-from .sources import MODEL_KINDS, check_source
+from .sources import MODEL_KINDS, check_source, kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ..exported.model import ExportedCLIP
+    from ..exported.processor import ExportedProcessor
 
 MAX_NAMED = 10
 STOPPED = 130  # 128 + SIGINT, as in shells
 
 
+def load_embedder(
+    model_id: str, dtype: Precision, device: str | None, optimize: bool, trust_remote_code: bool
+) -> tuple["PreTrainedModel | ExportedCLIP", Any]:
+    """Load a model and its processor to embed images and texts; an exported model without torch, on NumPy arrays."""
+    if kind_of(model_id) == "exported":
+        return _load_exported(model_id, dtype, device, optimize)
+    return load_model(model_id, dtype, device, optimize, trust_remote_code)
+
+
 def load_model(
     model_id: str, dtype: Precision, device: str | None, optimize: bool, trust_remote_code: bool
 ) -> tuple["PreTrainedModel", Any]:
-    """Load a model, in evaluation mode on its device, and its processor."""
-    from ..loading import load_clip
+    """Load a model of PyTorch, in evaluation mode on its device, and its processor."""
+    check_source(model_id, "--model", *MODEL_KINDS)
+    with explaining(f"--model {model_id}"):
+        from ..loading import load_clip
 
     model, processor = _load(load_clip, model_id, dtype, device, optimize=optimize, trust_remote_code=trust_remote_code)
     if not hasattr(model, "get_image_features"):
@@ -29,24 +45,26 @@ def load_model(
     return model, processor
 
 
-def load_text_model(
+def load_text_embedder(
     model_id: str, dtype: Precision, device: str | None, trust_remote_code: bool
-) -> tuple["PreTrainedModel", Any]:
-    """Load a model's text tower, in evaluation mode on its device, and its tokenizer."""
-    from ..loading import load_text_tower
+) -> tuple["PreTrainedModel | ExportedCLIP", Any]:
+    """Load a model's text tower and its tokenizer to embed texts; of an exported model, both towers."""
+    check_source(model_id, "--model", *MODEL_KINDS)
+    if kind_of(model_id) == "exported":
+        return _load_exported(model_id, dtype, device, optimize=False)
+    with explaining(f"--model {model_id}"):
+        from ..loading import load_text_tower
 
     return _load(load_text_tower, model_id, dtype, device, trust_remote_code=trust_remote_code)
 
 
 def _load(
-    loader: Callable[..., tuple["PreTrainedModel", Any]],
+    loader: Callable[..., tuple["PreTrainedModel | ExportedCLIP", Any]],
     model_id: str,
     dtype: Precision,
     device: str | None,
     **options: bool,
-) -> tuple["PreTrainedModel", Any]:
-    check_source(model_id, "--model", *MODEL_KINDS)
-
+) -> tuple["PreTrainedModel | ExportedCLIP", Any]:
     import torch
     from transformers.utils import logging
 
@@ -76,6 +94,20 @@ def settled(dtype: Precision, device: str | None) -> tuple[Precision, str]:
         dtype = Precision(str(chosen).removeprefix("torch."))
         say(f"computing in {dtype.value}: {reason}", err=True)
     return dtype, device
+
+
+def _load_exported(
+    directory: str, dtype: Precision, device: str | None, optimize: bool
+) -> tuple["ExportedCLIP", "ExportedProcessor"]:
+    from ..exported.model import load_exported, precision_for
+
+    directory = os.path.expanduser(directory)
+    try:
+        return load_exported(directory, precision=precision_for(directory, dtype.value, optimize), device=device)
+    except ImportError:
+        raise
+    except Exception as error:  # a broken file makes its reader raise anything
+        raise CommandError(f"cannot load {directory}: {first_line(error)}") from error
 
 
 class Skipped:

@@ -270,7 +270,7 @@ def load_with_settings(options: "EmbedOptions", dtype: Precision, plain: dict[st
     """Load the model, and describe its embeddings."""
     from ..embedding.identity import fingerprint, store_settings
 
-    clip = common.load_model(options.model, dtype, options.device, options.optimize, options.trust_remote_code)
+    clip = common.load_embedder(options.model, dtype, options.device, options.optimize, options.trust_remote_code)
     settings = store_settings(*clip, options.dtype, options.normalize)
     return clip, {**settings, **plain, "files": fingerprint(options.model)}
 

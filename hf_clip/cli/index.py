@@ -98,7 +98,7 @@ def index(
 
     settings = open_embeddings(embeddings).settings
     precision = Precision(settings["dtype"])
-    loaded, processor = common.load_model(model or settings["model"], precision, device, False, trust_remote_code)
+    loaded, processor = common.load_embedder(model or settings["model"], precision, device, False, trust_remote_code)
     made = ImageIndex.build(
         embeddings,
         output,

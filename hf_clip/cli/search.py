@@ -182,8 +182,8 @@ def open_index(path: Path, model: str | None, device: str | None, trust: bool, t
         return ImageIndex.load(path)
     name, precision = model or settings["model"], Precision(settings["dtype"])
     if text_only:
-        return ImageIndex.load(path, *common.load_text_model(name, precision, device, trust))
-    return ImageIndex.load(path, *common.load_model(name, precision, device, False, trust))
+        return ImageIndex.load(path, *common.load_text_embedder(name, precision, device, trust))
+    return ImageIndex.load(path, *common.load_embedder(name, precision, device, False, trust))
 
 
 def weighted(items: list[str] | None) -> list[tuple[str, float]]:

@@ -5,20 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import PreTrainedModel
 
 from ..data.images import Exif, ImageRef, ImageTally, UnreadableImageError
-from ..loading import load_clip, load_text_tower
+from ..exported.manifest import is_exported
+from ..exported.model import load_exported, precision_for
+from ..exported.processor import ExportedProcessor
 from ..utils.hardware import default_device
 from ..utils.text import first_line
+from ..utils.threads import thread_count
 from .arrow import SURPRISES, as_objects
-from .features import features
+from .features import Array, as_batch, features, on_cpu
 from .texts import embed_texts
 
 Batch = Mapping[str, Any]
-Loaded = tuple[PreTrainedModel, Any]
+Loaded = tuple[Any, Any]  # a model and its processor
 
 
 class _Worker:
@@ -35,12 +36,22 @@ class _Worker:
     def loaded(self) -> Loaded:
         """Load the model on its device, and its processor."""
         if self._loaded is None:
-            self._loaded = self._load() if isinstance(self.model, str) else self.model
+            if not isinstance(self.model, str):
+                self._loaded = self.model
+            elif is_exported(self.model):
+                precision = precision_for(self.model, self.dtype, self.optimize)
+                self._loaded = load_exported(self.model, precision=precision, device=self.device)
+            else:
+                self._loaded = self._load(self.model)
         return self._loaded
 
-    def _load(self) -> Loaded:
+    def _load(self, source: str) -> Loaded:
+        import torch
+
+        from ..loading import load_clip
+
         return load_clip(
-            self.model,  # type: ignore[arg-type]
+            source,
             device=self.device or default_device(),
             dtype=getattr(torch, self.dtype),
             optimize=self.optimize,
@@ -96,7 +107,7 @@ class ImagePreprocessor:
         """
         images = batch[self.column]
         tallies = [ImageTally() for _ in images]
-        with ThreadPoolExecutor(self.workers or torch.get_num_threads()) as pool:
+        with ThreadPoolExecutor(self.workers or thread_count()) as pool:
             results = list(pool.map(self._pixels, images, range(len(images)), tallies))
         found = [pixels for pixels, _ in results if pixels is not None]
         nothing = np.zeros_like(found[0]) if found else np.zeros(self._empty_shape(), np.uint8)
@@ -115,7 +126,9 @@ class ImagePreprocessor:
         """The image processor, loaded when it is first needed."""
         if self._processor is None:
             loaded = self.model
-            if isinstance(loaded, str):
+            if isinstance(loaded, str) and is_exported(loaded):
+                loaded = ExportedProcessor(loaded)
+            elif isinstance(loaded, str):
                 from transformers import AutoImageProcessor
 
                 from .. import registration  # noqa: F401 (the Auto classes have to know ours)
@@ -186,7 +199,7 @@ class ImageEmbedder(_Worker):
     ):
         super().__init__(model, device, dtype, optimize, trust_remote_code)
         self.column, self.output, self.batch_size, self.normalize = column, output, batch_size, normalize
-        self._table: torch.Tensor | None = None
+        self._table: Array = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_table": None}
@@ -197,14 +210,14 @@ class ImageEmbedder(_Worker):
         Args:
             batch: Columns of one length, with pixels and, where images failed, `error`.
         """
-        pixels = torch.from_numpy(np.array(batch[self.column], np.uint8))
-        rows = [self._embed(part) for part in pixels.split(self.batch_size)] if len(pixels) else [self._embed(pixels)]
-        embeds = np.concatenate(rows)
+        pixels = np.array(batch[self.column], np.uint8)
+        starts = range(0, max(1, len(pixels)), self.batch_size)
+        embeds = np.concatenate([self._embed(pixels[start : start + self.batch_size]) for start in starts])
         errors = batch.get("error", [None] * len(embeds))
         embeds[[isinstance(error, str) for error in errors]] = np.nan  # engines turn None into NaN
         return {**{name: values for name, values in batch.items() if name != self.column}, self.output: embeds}
 
-    def _embed(self, pixels: torch.Tensor) -> np.ndarray:
+    def _embed(self, pixels: np.ndarray) -> np.ndarray:
         """Embed up to `batch_size` images."""
         model, _ = self.loaded()
         size = getattr(model.config, "vision_config", model.config).image_size
@@ -213,18 +226,22 @@ class ImageEmbedder(_Worker):
                 f"pixels are {tuple(pixels.shape[1:])}, the model reads (3, {size}, {size}): use the preprocessor of "
                 "the same repository"
             )
-        filled = torch.zeros((self.batch_size, 3, size, size), dtype=torch.uint8)
+        filled = np.zeros((self.batch_size, 3, size, size), np.uint8)
         if len(pixels):
             filled[: len(pixels)] = pixels
-        values = self._normalized(filled.to(model.device))
-        return features(model, "image", {"pixel_values": values}, self.normalize)[: len(pixels)].cpu().numpy()
+        inputs = {"pixel_values": self._normalized(as_batch(model, filled))}
+        return np.asarray(on_cpu(features(model, "image", inputs, self.normalize)[: len(pixels)]))
 
-    def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _normalized(self, pixels: Array) -> Array:
         """Normalize pixels by a table of the processor's own results for 256 levels: the same bits."""
+        model, processor = self.loaded()
         if self._table is None:
-            model, processor = self.loaded()
-            self._table = _table(getattr(processor, "image_processor", processor)).to(model.device)
-        table = self._table
+            self._table = as_batch(model, _table(getattr(processor, "image_processor", processor)))
+        if isinstance(pixels, np.ndarray):
+            return np.stack([self._table[channel][pixels[:, channel]] for channel in range(3)], 1)
+        import torch
+
+        table, pixels = self._table.to(model.device), pixels.to(model.device)
         return torch.stack([table[channel][pixels[:, channel].int()] for channel in range(3)], 1)
 
 
@@ -270,12 +287,16 @@ class TextEmbedder(_Worker):
         known = {place: text for place, text in enumerate(texts) if isinstance(text, str) and text.strip()}
         if known:
             found = embed_texts(model, tokenizer, list(known.values()), normalize=self.normalize, truncation=True)
-            embeds[list(known)] = found.numpy()
+            embeds[list(known)] = np.asarray(found)
         return {**batch, self.output: embeds}
 
-    def _load(self) -> Loaded:
+    def _load(self, source: str) -> Loaded:
+        import torch
+
+        from ..loading import load_text_tower
+
         return load_text_tower(
-            self.model,  # type: ignore[arg-type]
+            source,
             device=self.device or default_device(),
             dtype=getattr(torch, self.dtype),
             trust_remote_code=self.trust_remote_code,
@@ -291,10 +312,10 @@ def _surprises(tallies: list[ImageTally]) -> dict[str, np.ndarray]:
     return dict(zip(SURPRISES, np.array(counts, bool).reshape(-1, len(SURPRISES)).T, strict=True))
 
 
-def _table(image_processor: Any) -> torch.Tensor:
+def _table(image_processor: Any) -> np.ndarray:
     """Return the normalized value of each of 256 levels, (3, 256)."""
     ramp = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2))
-    values = image_processor(images=[ramp], do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+    values = image_processor(images=[ramp], do_resize=False, do_center_crop=False, return_tensors="np")["pixel_values"]
     return values[0, :, 0, :]
 
 

@@ -173,6 +173,7 @@ def run_here(
     first = next(images, None)
     if first is None:
         return
+    from .features import on_cpu
     from .images import image_features
 
     model, processor = load()
@@ -205,7 +206,7 @@ def run_here(
     try:
         for items, embeds in batches:
             rows = [located.pop(image.key) for image in items]
-            part = _append(pending, rows, embeds.cpu().numpy(), failed, embed_texts)
+            part = _append(pending, rows, np.asarray(on_cpu(embeds)), failed, embed_texts)
             part.rotated, part.sixteen_bits = tally.take()
             yield part
         if failed:

@@ -1,30 +1,43 @@
-"""Inputs and embeddings of a model's towers."""
+"""Inputs and embeddings of a model's towers: tensors of a PyTorch model, NumPy arrays of an exported one without it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
+import numpy as np
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
-from ..model.modeling_hf_clip_base import normalize as unit_length
+from ..exported.model import ExportedCLIP
+
+if TYPE_CHECKING:  # exported models run without these
+    from transformers import PreTrainedModel
+
+# a tensor or an array, by the model
+Array: TypeAlias = Any
+Model: TypeAlias = "PreTrainedModel | ExportedCLIP"
 
 
 def features(
-    model: PreTrainedModel,
+    model: Model,
     modality: str,
-    inputs: Mapping[str, torch.Tensor],
+    inputs: Mapping[str, Array],
     normalize: bool = True,
     deterministic: bool = False,
-) -> torch.Tensor:
+) -> Array:
     """Compute embeddings (B, projection_dim) of `modality`, "image" or "text", float32 on the model's device.
 
     With `deterministic`, each row goes through the model alone, on the CPU on one thread, several rows at a time. Its
     bits depend neither on the other rows nor on the number of threads, by which matrix products choose their order of
     additions.
     """
+    if isinstance(model, ExportedCLIP):
+        [values] = inputs.values()
+        encode = getattr(model, f"encode_{modality}")
+        embeds = np.concatenate([encode(row[None]) for row in values]) if deterministic else encode(values)
+        return unit_length(embeds) if normalize else embeds
+    import torch
+
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first.")
     compute = partial(_features, model, modality, normalize=normalize)
@@ -42,9 +55,9 @@ def features(
         torch.set_num_threads(threads)  # PyTorch starts later threads with the number that was set last
 
 
-def _features(
-    model: PreTrainedModel, modality: str, inputs: Mapping[str, torch.Tensor], normalize: bool
-) -> torch.Tensor:
+def _features(model: Any, modality: str, inputs: Mapping[str, Array], normalize: bool) -> Array:
+    import torch
+
     with torch.inference_mode():
         inputs = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
         if hasattr(model, f"get_{modality}_features"):
@@ -57,7 +70,49 @@ def _features(
     return embeds.clone()  # an ordinary tensor: one of inference mode cannot be trained on
 
 
-def collect(batches: Iterable[torch.Tensor], unit: str, total: int | None) -> torch.Tensor:
+def tensor_type(model: Model) -> str:
+    """Return the kind of arrays that the model reads, in transformers' words: "pt" or "np"."""
+    return "np" if isinstance(model, ExportedCLIP) else "pt"
+
+
+def as_batch(model: Model, values: Any) -> Array:
+    """Return a batch as an array of the model's kind."""
+    if isinstance(model, ExportedCLIP):
+        return np.asarray(values)
+    import torch
+
+    return torch.as_tensor(values)
+
+
+def is_on_cpu(model: Model) -> bool:
+    """Return True if the model computes on the CPU."""
+    return str(model.device).partition(":")[0] == "cpu"
+
+
+def on_cpu(embeds: Array) -> Array:
+    """Copy a tensor to the CPU, unless it is there; arrays always are."""
+    return embeds if isinstance(embeds, np.ndarray) else embeds.cpu()
+
+
+def unit_length(embeds: Array) -> Array:
+    """Scale embeddings (..., D) to length 1, without an epsilon, as the original does."""
+    if isinstance(embeds, np.ndarray):
+        return embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)
+    from ..model.modeling_hf_clip_base import normalize
+
+    return normalize(embeds)
+
+
+def concatenate(rows: Sequence[Array]) -> Array:
+    """Join batches along their first axis."""
+    if isinstance(rows[0], np.ndarray):
+        return np.concatenate(rows)
+    import torch
+
+    return torch.cat(list(rows))
+
+
+def collect(batches: Iterable[Array], unit: str, total: int | None) -> Array:
     """Join all rows of `batches`, with a progress bar if they take longer than two seconds."""
     rows = []
     with tqdm(desc=f"{unit}s", total=total, unit=unit, delay=2) as bar:
@@ -66,7 +121,7 @@ def collect(batches: Iterable[torch.Tensor], unit: str, total: int | None) -> to
             bar.update(len(batch))
     if not rows:
         raise ValueError(f"{unit}s is empty: give at least one.")
-    return torch.cat(rows)
+    return concatenate(rows)
 
 
 def check_list(name: str, values: Sequence[Any]) -> None:
@@ -76,4 +131,16 @@ def check_list(name: str, values: Sequence[Any]) -> None:
         raise ValueError(f"{name} is empty: give at least one.")
 
 
-__all__ = ["check_list", "collect", "features"]
+__all__ = [
+    "Array",
+    "Model",
+    "as_batch",
+    "check_list",
+    "collect",
+    "concatenate",
+    "features",
+    "is_on_cpu",
+    "on_cpu",
+    "tensor_type",
+    "unit_length",
+]

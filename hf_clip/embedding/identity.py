@@ -10,9 +10,8 @@ from PIL import Image
 
 from ..openai.published import CHECKPOINTS
 
-if TYPE_CHECKING:  # who only compares fingerprints need not wait for these
-    import torch
-    from transformers import PreTrainedModel
+if TYPE_CHECKING:  # who only compares fingerprints need not wait for the model's classes
+    from .features import Array, Model
 
 PROBE = "a photograph of seven small boats in the harbour, seen from the old lighthouse"
 # largest distance between two probes (of length 1) of one model: by rounding, or from one precision to another
@@ -23,25 +22,25 @@ class OtherModelError(ValueError):
     """Raised where class embeddings come from another model than the one they should serve."""
 
 
-def name_of(model: "PreTrainedModel") -> str:
+def name_of(model: "Model") -> str:
     """Return the folder or Hub id that `model` came from, else its class name."""
     return model.config.name_or_path or type(model).__name__
 
 
-def precision_of(model: "PreTrainedModel") -> str:
+def precision_of(model: "Model") -> str:
     """Return the dtype that `model` computes in, for an exported one that of its files, such as torch.int8."""
     exported = {"fp32": "torch.float32", "fp16": "torch.float16", "q8": "torch.int8"}
     return exported.get(getattr(model, "precision", ""), str(model.dtype))
 
 
-def text_probe(model: "PreTrainedModel", processor: Any) -> "torch.Tensor":
+def text_probe(model: "Model", processor: Any) -> "Array":
     """Embed the fixed text, as (1, projection_dim) float32 of length 1."""
     from .texts import embed_texts
 
     return embed_texts(model, processor, [PROBE])
 
 
-def image_probe(model: "PreTrainedModel", processor: Any) -> "torch.Tensor":
+def image_probe(model: "Model", processor: Any) -> "Array":
     """Embed the fixed image, as (projection_dim,) float32 of length 1."""
     from .images import embed_images
 
@@ -50,7 +49,7 @@ def image_probe(model: "PreTrainedModel", processor: Any) -> "torch.Tensor":
     return embed_images(model, processor, image)[0]
 
 
-def store_settings(model: "PreTrainedModel", processor: Any, dtype: str, normalize: bool) -> dict[str, Any]:
+def store_settings(model: "Model", processor: Any, dtype: str, normalize: bool) -> dict[str, Any]:
     """Return the settings that all embeddings in one FeatureStore have in common."""
     probe = image_probe(model, processor).tolist()
     return {"model": name_of(model), "dtype": dtype, "normalize": normalize, "dim": len(probe), "probe": probe}
@@ -83,10 +82,11 @@ def fingerprint(model_id: str) -> str | None:
     return hashlib.blake2b(os.fsencode("\n".join(listed)), digest_size=16).hexdigest()
 
 
-def same_model(probe: "torch.Tensor", known: "torch.Tensor", same_precision: bool) -> bool:
+def same_model(probe: "Array", known: "Array", same_precision: bool) -> bool:
     """Return True if two probes come from one model, up to rounding."""
     tolerance = SAME_PRECISION if same_precision else OTHER_PRECISION
-    return probe.shape == known.shape and bool((probe - known).norm() <= tolerance)
+    probe, known = np.asarray(probe), np.asarray(known)
+    return probe.shape == known.shape and bool(np.linalg.norm(probe - known) <= tolerance)
 
 
 __all__ = [

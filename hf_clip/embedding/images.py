@@ -10,13 +10,13 @@ from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
-import torch
+import numpy as np
 from PIL import Image
-from transformers import PreTrainedModel
 
 from ..data.images import Exif, ImageRef, ImageTally, UnreadableImageError
 from ..utils.text import first_line
-from .features import collect, features
+from ..utils.threads import thread_count
+from .features import Array, Model, as_batch, collect, concatenate, features, is_on_cpu, on_cpu, tensor_type
 
 OnError = Callable[[Any, Exception], None]
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ class ImageBatch:
 
     start: int
     items: list[Any] = field(default_factory=list)
-    pixel_values: torch.Tensor | None = None
+    pixel_values: Any = None
     jobs: list[Future] = field(default_factory=list)
 
     @property
@@ -50,7 +50,7 @@ class ImageBatch:
 
 
 def embed_images(
-    model: PreTrainedModel,
+    model: Model,
     processor: Any,
     images: Any,
     *,
@@ -59,14 +59,15 @@ def embed_images(
     normalize: bool = True,
     exif: Exif = "ignore",
     deterministic: bool = False,
-) -> torch.Tensor:
+) -> Array:
     """Embed any number of images, which are read as they are needed.
 
     Files are opened by `PIL.Image.open`, as with the original: the EXIF orientation is ignored, with a warning, unless
     `exif` is "apply", whereas the pipelines of transformers turn images upright.
 
     Args:
-        model: A CLIP, of this package or transformers' own, or its vision tower with projection; in evaluation mode.
+        model: A CLIP, of this package or transformers' own, or its vision tower with projection; in evaluation mode. Or
+            an exported CLIP, which takes and gives NumPy arrays.
         processor: Its processor, or an image processor.
         images: One or an iterable of: paths, URLs, `ImageRef`s, PIL images, arrays and tensors as the processor takes
             them, or ready batches, which are floating-point (B, 3, H, W) or mappings with `pixel_values`, such as a
@@ -94,7 +95,7 @@ def embed_images(
 
 
 def iter_image_embeds(
-    model: PreTrainedModel,
+    model: Model,
     processor: Any,
     images: Any,
     *,
@@ -104,7 +105,7 @@ def iter_image_embeds(
     on_error: OnError | None = None,
     exif: Exif = "ignore",
     deterministic: bool = False,
-) -> Iterator[tuple[list[Any], torch.Tensor]]:
+) -> Iterator[tuple[list[Any], Array]]:
     """Embed images as `embed_images` does, batch by batch and in order.
 
     Threads prepare images while a GPU computes, two batches ahead of it. For a model on the CPU, which wants all cores
@@ -137,11 +138,11 @@ def iter_image_embeds(
         model, processor, images, batch_size, workers, normalize, on_error, exif=exif, deterministic=deterministic
     )
     for items, embeds in batches:
-        yield items, embeds.cpu()
+        yield items, on_cpu(embeds)
 
 
 def image_features(
-    model: PreTrainedModel,
+    model: Model,
     processor: Any,
     images: Any,
     batch_size: int,
@@ -152,7 +153,7 @@ def image_features(
     exif: Exif = "ignore",
     tally: ImageTally | None = None,
     deterministic: bool = False,
-) -> Iterator[tuple[list[Any], torch.Tensor]]:
+) -> Iterator[tuple[list[Any], Array]]:
     """Yield the items of each batch and their embeddings on the model's device; see `iter_image_embeds`.
 
     With `fill`, each pass through the model has `batch_size` images, black ones at the end: matrix products of another
@@ -161,17 +162,18 @@ def image_features(
     """
     counted = ImageTally() if tally is None else tally
     image_size = getattr(model.config, "vision_config", model.config).image_size
-    pool = ThreadPoolExecutor(workers or torch.get_num_threads(), thread_name_prefix="hf_clip")
+    pool = ThreadPoolExecutor(workers or thread_count(), thread_name_prefix="hf_clip")
     opened = partial(ImageRef.open, exif=exif, tally=counted)
-    decode = partial(_decode, pool, getattr(processor, "image_processor", processor), Lock(), opened)
-    fetched = map(partial(_fetch, pool), _batches(images, batch_size))
+    prepare = partial(getattr(processor, "image_processor", processor), return_tensors=tensor_type(model))
+    decode = partial(_decode, pool, prepare, Lock(), opened)
+    fetched = map(partial(_fetch, pool), _batches(images, batch_size, partial(as_batch, model)))
     # a model on the CPU wants all cores: whatever else needs one in the meantime makes the others wait
-    decoded = map(decode, _ahead(fetched, 1)) if model.device.type == "cpu" else _ahead(map(decode, fetched), 2)
+    decoded = map(decode, _ahead(fetched, 1)) if is_on_cpu(model) else _ahead(map(decode, fetched), 2)
     try:
         for batch in decoded:
             _finish(batch, image_size, on_error)
             if batch.items:
-                pixels = _filled(batch.pixel_values, processor, batch_size) if fill else batch.pixel_values
+                pixels = _filled(batch.pixel_values, prepare, batch_size) if fill else batch.pixel_values
                 embeds = features(model, "image", {"pixel_values": pixels}, normalize, deterministic)
                 yield batch.items, embeds[: len(batch.items)]
         if tally is None:
@@ -190,11 +192,12 @@ def _ahead(values: Iterable[_T], count: int) -> Iterator[_T]:
     yield from taken
 
 
-def _batches(images: Any, batch_size: int) -> Iterator[ImageBatch]:
-    """Yield ready batches as they are, and other images `batch_size` at a time."""
+def _batches(images: Any, batch_size: int, as_array: Callable[[Any], Array]) -> Iterator[ImageBatch]:
+    """Yield ready batches, as arrays of the model's kind, and other images `batch_size` at a time."""
     batch = ImageBatch(0)
     for image in _one_by_one(images):
-        ready = _ready_pixels(image)
+        found = _ready_pixels(image)
+        ready = None if found is None else as_array(found)
         if ready is None:
             batch.items.append(image)
         if batch.items and (ready is not None or len(batch.items) == batch_size):
@@ -229,14 +232,15 @@ def _one_by_one(images: Any) -> Iterator[Any]:
             yield from _one_by_one(image)
 
 
-def _ready_pixels(batch: Any) -> torch.Tensor | None:
-    """Return the tensor (B, 3, H, W) of a batch that went through a processor already, None for anything else."""
+def _ready_pixels(batch: Any) -> Any:
+    """Return the pixels (B, 3, H, W) of a batch that went through a processor already, None for anything else."""
     if isinstance(batch, Mapping):
         if "pixel_values" not in batch:
             raise ValueError(f"a batch needs pixel_values, this one has {', '.join(map(str, batch))}")
-        return torch.as_tensor(batch["pixel_values"])
-    if getattr(batch, "ndim", 0) == 4 and torch.as_tensor(batch).is_floating_point():
-        return torch.as_tensor(batch)
+        return batch["pixel_values"]
+    if getattr(batch, "ndim", 0) == 4:
+        is_floating = getattr(batch.dtype, "is_floating_point", None)  # of tensors
+        return batch if (np.dtype(batch.dtype).kind == "f" if is_floating is None else is_floating) else None
     return None
 
 
@@ -253,26 +257,26 @@ def _reference(index: int, item: Any) -> ImageRef:
 
 
 def _decode(
-    pool: Executor, image_processor: Any, lock: Lock, opened: Callable[[ImageRef], Any], batch: ImageBatch
+    pool: Executor, prepare: Callable[..., Any], lock: Lock, opened: Callable[[ImageRef], Any], batch: ImageBatch
 ) -> ImageBatch:
     """Submit work that takes a core: decoding and cropping."""
     if not batch.is_ready:
         fetched = enumerate(zip(batch.items, batch.jobs, strict=True), batch.start)
         batch.jobs = [
-            pool.submit(_pixel_values, image_processor, lock, opened, _reference(index, item), job)
+            pool.submit(_pixel_values, prepare, lock, opened, _reference(index, item), job)
             for index, (item, job) in fetched
         ]
     return batch
 
 
 def _pixel_values(
-    image_processor: Any, lock: Lock, opened: Callable[[ImageRef], Any], image: ImageRef, fetched: Future
-) -> torch.Tensor:
+    prepare: Callable[..., Any], lock: Lock, opened: Callable[[ImageRef], Any], image: ImageRef, fetched: Future
+) -> Array:
     try:
         # the same PIL image may come twice, and two threads must not decode one file
         with lock if isinstance(image.source, Image.Image) else nullcontext():
             pixels = opened(fetched.result())
-        return image_processor(images=[pixels], return_tensors="pt")["pixel_values"]
+        return prepare(images=[pixels])["pixel_values"]
     except UnreadableImageError:
         raise
     except Exception as error:  # a download that failed, or an image that the processor refuses
@@ -296,20 +300,20 @@ def _finish(batch: ImageBatch, image_size: int, on_error: OnError | None) -> Non
         else:
             batch.items.append(item)
     if rows:
-        batch.pixel_values = torch.cat(rows)
+        batch.pixel_values = concatenate(rows)
 
 
-def _filled(pixel_values: torch.Tensor, processor: Any, batch_size: int) -> torch.Tensor:
+def _filled(pixel_values: Array, prepare: Callable[..., Any], batch_size: int) -> Array:
     """Append black images to a batch (B, 3, H, W) that has fewer than `batch_size`."""
     missing = batch_size - len(pixel_values)
     if missing <= 0:
         return pixel_values
     black = Image.new("RGB", pixel_values.shape[-2:][::-1])
-    pixels = getattr(processor, "image_processor", processor)(images=[black], return_tensors="pt")["pixel_values"]
-    return torch.cat([pixel_values, pixels.to(pixel_values).expand(missing, -1, -1, -1)])
+    pixels = prepare(images=[black])["pixel_values"]
+    return concatenate([pixel_values, *[pixels] * missing])
 
 
-def _check_size(pixel_values: torch.Tensor, image_size: int) -> torch.Tensor:
+def _check_size(pixel_values: Array, image_size: int) -> Array:
     if pixel_values.shape[-2:] != (image_size, image_size):
         height, width = pixel_values.shape[-2:]
         raise ValueError(

@@ -5,10 +5,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
-import torch
-from transformers import PreTrainedModel
-
-from .features import check_list, collect, features
+from .features import Array, Model, check_list, collect, features, on_cpu, tensor_type
 from .numpy_texts import check_length
 
 # texts of up to SHORT tokens, or lengths within a factor of LIKE, share a batch: padding costs less than one more batch
@@ -21,7 +18,7 @@ _T = TypeVar("_T", bound=Hashable)
 
 
 def embed_texts(
-    model: PreTrainedModel,
+    model: Model,
     processor: Any,
     texts: Sequence[str],
     *,
@@ -29,13 +26,14 @@ def embed_texts(
     normalize: bool = True,
     deterministic: bool = False,
     **tokenizer_kwargs,
-) -> torch.Tensor:
+) -> Array:
     """Embed any number of texts, each of them once.
 
     Texts of like length share a batch, and none is padded to the whole context.
 
     Args:
-        model: A CLIP, of this package or transformers' own, or its text tower with projection; in evaluation mode.
+        model: A CLIP, of this package or transformers' own, or its text tower with projection; in evaluation mode. Or
+            an exported CLIP, which gives NumPy arrays.
         processor: Its processor, or a tokenizer.
         texts: The texts; equal ones get equal rows.
         batch_tokens: The most tokens of a batch, padding included; one longer text is a batch of its own.
@@ -61,7 +59,7 @@ def embed_texts(
     unique.sort(key=lengths.__getitem__)
     if "truncation" not in tokenizer_kwargs:
         check_length(unique[-1], lengths[unique[-1]], tokenizer.model_max_length)
-    tokenizer_kwargs = {"padding": True, "return_tensors": "pt", **tokenizer_kwargs}
+    tokenizer_kwargs = {"padding": True, "return_tensors": tensor_type(model), **tokenizer_kwargs}
 
     groups = [list(same) for _, same in groupby(unique, lengths.__getitem__)] if deterministic else [unique]
     batches = (
@@ -80,13 +78,13 @@ def token_ids(processor: Any, texts: Sequence[str], truncation: bool = False) ->
 
 
 def embed_token_ids(
-    model: PreTrainedModel,
+    model: Model,
     processor: Any,
     ids: Sequence[Sequence[int]],
     *,
     batch_tokens: int = BATCH_TOKENS,
     normalize: bool = True,
-) -> torch.Tensor:
+) -> Array:
     """Embed texts that are tokenized already, as `embed_texts` embeds texts.
 
     Args:
@@ -102,30 +100,29 @@ def embed_token_ids(
     check_list("ids", ids)
     tokenizer, rows = getattr(processor, "tokenizer", processor), [tuple(each) for each in ids]
     unique = sorted(dict.fromkeys(rows), key=len)
-    batches = (
-        _pad(tokenizer, batch) for batch in _of_like_length(unique, {each: len(each) for each in unique}, batch_tokens)
-    )
+    lengths, kind = {each: len(each) for each in unique}, tensor_type(model)
+    batches = (_pad(tokenizer, batch, kind) for batch in _of_like_length(unique, lengths, batch_tokens))
     return _embed_each_once(model, batches, unique, rows, normalize)
 
 
 def _embed_each_once(
-    model: PreTrainedModel,
-    batches: Iterable[Mapping[str, torch.Tensor]],
+    model: Model,
+    batches: Iterable[Mapping[str, Array]],
     unique: Sequence[Hashable],
     wanted: Sequence[Hashable],
     normalize: bool,
     deterministic: bool = False,
-) -> torch.Tensor:
+) -> Array:
     """Compute the embeddings of `unique`, which `batches` have as inputs, and return a row for each of `wanted`."""
-    computed = (features(model, "text", batch, normalize, deterministic).cpu() for batch in batches)
+    computed = (on_cpu(features(model, "text", batch, normalize, deterministic)) for batch in batches)
     embeds = collect(computed, "text", len(unique))
     rows = {text: row for row, text in enumerate(unique)}
     return embeds[[rows[text] for text in wanted]]
 
 
-def _pad(tokenizer: Any, ids: list[tuple[int, ...]]) -> Mapping[str, torch.Tensor]:
+def _pad(tokenizer: Any, ids: list[tuple[int, ...]], kind: str) -> Mapping[str, Array]:
     with _TOKENIZING:
-        return tokenizer.pad({"input_ids": [list(each) for each in ids]}, return_tensors="pt")
+        return tokenizer.pad({"input_ids": [list(each) for each in ids]}, return_tensors=kind)
 
 
 def _tokenize(tokenizer: Any, texts: list[str], **tokenizer_kwargs) -> Mapping[str, Any]:

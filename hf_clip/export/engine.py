@@ -226,7 +226,7 @@ def _write_graphs(
                     file = directory / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     _write_precision(plan.runtime, traced, file, precision, static if part == "vision" else None)
-                    measured = graph_errors(OPEN[plan.runtime](file, torch.device("cpu")), tower, inputs)
+                    measured = graph_errors(OPEN[plan.runtime](file, "cpu"), tower, inputs)
                     files[name] = {"part": part, "precision": precision, "bytes": file_bytes(file), **measured}
                     report(f"{name}: {files[name]['bytes']:,} bytes, smallest cosine {measured['cosine_min']:.6f}")
                     bar.update()

@@ -11,8 +11,8 @@ from torch import nn
 from ..data.images import Exif
 from ..data.rows import Rows
 from ..evaluation.tasks import classify_rows, to_rows
-from ..exported.model import HFCLIPExportedModel
 from ..exported.sessions import Session
+from ..exported.tensors import HFCLIPExportedModel
 from ..parity.reference import FEATURE_IMAGES, PARITY, open_fixed_image, texts_and_ids
 from ..zero_shot.prompts import TEMPLATE
 

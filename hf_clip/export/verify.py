@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..exported.manifest import read_manifest
 from ..exported.sessions import OPEN
 from .engine import file_bytes, load_source
@@ -53,7 +51,7 @@ def verify_export(
         elif file_bytes(file) != row["bytes"]:
             found = f"has {file_bytes(file):,} bytes, recorded are {row['bytes']:,}"
         else:
-            session = OPEN[manifest.runtime](file, torch.device("cpu"))
+            session = OPEN[manifest.runtime](file, "cpu")
             measured = graph_errors(session, tower, {key: inputs[key] for key in tower.inputs})
             found = _difference(measured, row)
         equal &= not found

@@ -1,1 +1,6 @@
-"""Run exported models with the methods of HFCLIPModel."""
+"""Run exported models without torch, or with the methods of HFCLIPModel."""
+
+from .model import ExportedCLIP, load_exported
+from .processor import ExportedProcessor
+
+__all__ = ["ExportedCLIP", "ExportedProcessor", "load_exported"]

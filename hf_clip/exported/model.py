@@ -1,112 +1,103 @@
-"""An exported CLIP behind the methods of HFCLIPModel."""
+"""An exported CLIP on NumPy arrays: ONNX Runtime or OpenVINO computes, and no torch is needed."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
-import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.modeling_clip import CLIPOutput
+import numpy as np
 
-from ..model.configuration_hf_clip import HFCLIPConfig
-from ..model.image_processing_hf_clip import HFCLIPImageProcessor
-from ..model.modeling_hf_clip_base import contrastive_logits, normalize
-from ..model.processing_hf_clip import HFCLIPProcessor
-from ..model.tokenization_hf_clip import HFCLIPTokenizer
 from .manifest import Manifest, read_manifest
-from .sessions import CHECK_DEVICE, OPEN, Session
+from .processor import ExportedProcessor
+from .sessions import CHECK_DEVICE, OPEN, Session, runtime_device
 
 PRECISIONS = ("fp32", "fp16", "q8")
 DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "q8": "int8"}
 FEATURE_METHODS = {"vision": "get_image_features", "text": "get_text_features"}
 
 
-class HFCLIPExportedModel:
-    """Run an exported CLIP on ONNX Runtime or OpenVINO with the methods of HFCLIPModel.
+@dataclass(frozen=True)
+class ExportedConfig:
+    """Sizes of an exported CLIP.
 
-    Embeddings are unnormalized float32 tensors on the CPU. The model cannot be trained or saved.
+    Args:
+        name_or_path: The folder.
+        image_size: The side of `pixel_values`.
+        projection_dim: The size of embeddings.
+        max_position_embeddings: The most tokens that a text may have.
+    """
+
+    name_or_path: str
+    image_size: int
+    projection_dim: int
+    max_position_embeddings: int
+
+    @classmethod
+    def of(cls, name: str, config: Mapping[str, Any]) -> "ExportedConfig":
+        """Read the sizes from a configuration of HFCLIPModel."""
+        vision, text = config["vision_config"], config["text_config"]
+        return cls(name, vision["image_size"], config["projection_dim"], text["max_position_embeddings"])
+
+
+class ExportedCLIP:
+    """Run an exported CLIP on NumPy arrays, without torch and transformers.
+
+    `embed_images`, `embed_texts`, `ZeroShotClassifier` and `ImageIndex` take it with its processor, and return arrays.
+    Threads may share it.
 
     Args:
         directory: A folder that `export_clip` wrote, with the parts vision and text.
         precision: "fp32", "fp16" or "q8" (default: the first of these in the folder).
-        device: "cpu", or a device of the installed runtime, such as "cuda".
+        device: "cpu" or a device of the installed runtime (default: "cuda" if the runtime has it, else "cpu").
 
     Raises:
         ValueError: The folder lacks the precision or a file, or the runtime cannot use the device.
         MissingPackageError: The runtime is not installed.
 
     Example:
-        >>> model = HFCLIPExportedModel("clip-rn50-onnx")
-        >>> embeds = model.encode_text(input_ids)  # (B, projection_dim)
+        >>> model, processor = load_exported("clip-rn50-onnx")
+        >>> embeds = model.encode_text(processor(text="a cat")["input_ids"])  # (1, projection_dim)
     """
 
     training = False
-    dtype = torch.float32
-    device = torch.device("cpu")
+    dtype = "torch.float32"  # as PyTorch writes it, in files that both read
 
-    def __init__(
-        self, directory: str | os.PathLike, precision: str | None = None, device: str | torch.device | None = None
-    ):
-        manifest = read_manifest(directory)
-        self.config = HFCLIPConfig.from_dict(manifest.config)
-        self.config.name_or_path = os.fspath(directory)
-        self.logit_scale = torch.tensor(manifest.logit_scale)
-        self.precision = _choose(manifest, precision, self.config.name_or_path)
+    def __init__(self, directory: str | os.PathLike, precision: str | None = None, device: str | None = None):
+        name, manifest = os.fspath(directory), read_manifest(directory)
+        self.config = ExportedConfig.of(name, manifest.config)
+        self.logit_scale = np.float32(manifest.logit_scale)
+        self.precision = _choose(manifest, precision, name)
         self._files = {
             part: _graph_file(Path(directory), manifest, part, self.precision)
             for part in FEATURE_METHODS
             if self.precision in manifest.graphs.get(part, {})
         }
-        chosen = torch.device(device or "cpu")
-        CHECK_DEVICE[manifest.runtime](self.config.name_or_path, chosen)
+        self.device = device or runtime_device(manifest.runtime)
+        kind = self.device.partition(":")[0]
+        CHECK_DEVICE[manifest.runtime](name, kind)
         # opened at first use: a search by text needs no image tower
-        self._open = partial(OPEN[manifest.runtime], device=chosen)
+        self._open = partial(OPEN[manifest.runtime], device=kind)
         self._sessions: dict[str, Session] = {}
         self._lock = Lock()
 
-    def eval(self) -> "HFCLIPExportedModel":
-        """Return the model: an exported graph is in evaluation mode."""
-        return self
+    def encode_image(self, pixel_values: np.ndarray) -> np.ndarray:
+        """Compute image embeddings (B, projection_dim) of `pixel_values` (B, 3, H, W), float32, not normalized."""
+        return self._run("vision", pixel_values=np.ascontiguousarray(pixel_values, np.float32))
 
-    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Compute image embeddings (B, projection_dim) of `pixel_values` (B, 3, H, W), float32."""
-        return self._run("vision", pixel_values=pixel_values.float())
+    def encode_text(self, input_ids: np.ndarray) -> np.ndarray:
+        """Compute text embeddings (B, projection_dim), float32, not normalized, of `input_ids` (B, L)."""
+        return self._run("text", input_ids=np.ascontiguousarray(input_ids, np.int64))
 
-    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute text embeddings (B, projection_dim) of `input_ids` (B, L)."""
-        if attention_mask is not None:
-            raise ValueError(
-                "attention_mask is not an input of exported graphs, which read up to EOT: pass input_ids alone"
-            )
-        return self._run("text", input_ids=input_ids.long())
-
-    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Compute image embeddings as the `pooler_output` of an output, as HFCLIPModel does."""
-        return BaseModelOutputWithPooling(pooler_output=self.encode_image(pixel_values))
-
-    def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> BaseModelOutputWithPooling:
-        """Compute text embeddings as the `pooler_output` of an output, as HFCLIPModel does."""
-        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids, attention_mask))
-
-    def __call__(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> CLIPOutput:
-        """Compute logits and normalized embeddings as HFCLIPModel's forward does."""
-        image_embeds, text_embeds = normalize(self.encode_image(pixel_values)), normalize(self.encode_text(input_ids))
-        logits = contrastive_logits(image_embeds, text_embeds, self.logit_scale)
-        return CLIPOutput(
-            logits_per_image=logits, logits_per_text=logits.t(), text_embeds=text_embeds, image_embeds=image_embeds
-        )
-
-    def _run(self, part: str, **inputs: torch.Tensor) -> torch.Tensor:
+    def _run(self, part: str, **inputs: np.ndarray) -> np.ndarray:
         if part not in self._files:
             raise ValueError(
                 f"{self.config.name_or_path} has no {part} graph in {self.precision}: export it again with --parts "
                 "vision,text"
             )
-        session = self._session(part)
-        return torch.from_numpy(session({name: x.contiguous().numpy() for name, x in inputs.items()}))
+        return self._session(part)(inputs)
 
     def _session(self, part: str) -> Session:
         with self._lock:
@@ -116,21 +107,37 @@ class HFCLIPExportedModel:
 
 
 def load_exported(
-    directory: str | os.PathLike,
-    precision: str | None = None,
-    device: str | torch.device | None = None,
-) -> tuple[HFCLIPExportedModel, HFCLIPProcessor]:
-    """Load the model and the processor of an exported folder."""
-    return HFCLIPExportedModel(directory, precision, device), load_exported_processor(directory)
+    directory: str | os.PathLike, *, precision: str | None = None, device: str | None = None
+) -> tuple[ExportedCLIP, ExportedProcessor]:
+    """Load an exported CLIP and its processor, which compute on NumPy arrays and need no torch.
+
+    Args:
+        directory: A folder that `export_clip` or `hf-clip export` wrote.
+        precision: "fp32", "fp16" or "q8" (default: the first of these in the folder).
+        device: "cpu" or a device of the installed runtime (default: "cuda" if the runtime has it, else "cpu").
+
+    Returns:
+        The model and the processor; its pixels and token ids equal the original's.
+
+    Raises:
+        ValueError: The folder lacks the precision or a file, or the runtime cannot use the device.
+        MissingPackageError: The runtime is not installed.
+
+    Example:
+        >>> model, processor = load_exported("clip-rn50-onnx")
+        >>> ZeroShotClassifier(model, processor, ["a cat", "a dog"])("photo.jpg")
+    """
+    return ExportedCLIP(directory, precision, device), ExportedProcessor(directory)
 
 
-def load_exported_processor(directory: str | os.PathLike) -> HFCLIPProcessor:
-    """Make the processor of an exported folder; its pixels and token ids equal the original's."""
-    manifest = read_manifest(directory)
-    return HFCLIPProcessor(
-        HFCLIPImageProcessor.from_pretrained(Path(directory, manifest.image_processor)),
-        HFCLIPTokenizer.from_pretrained(Path(directory, manifest.tokenizer)),
-    )
+def precision_for(directory: str | os.PathLike, dtype: str | None, optimize: bool = False) -> str | None:
+    """Return the precision that a dtype stands for; raise ValueError if no exported folder has it."""
+    if optimize:
+        raise ValueError(f"{directory} is exported, its runtime has optimized the graph: leave optimize off")
+    precisions = {name: precision for precision, name in DTYPE_NAMES.items()}
+    if dtype is not None and dtype.removeprefix("torch.") not in precisions:
+        raise ValueError(f"{directory} is exported and cannot compute in {dtype}: choose float16, int8, or none")
+    return None if dtype is None else precisions[dtype.removeprefix("torch.")]
 
 
 def _choose(manifest: Manifest, precision: str | None, name: str) -> str:
@@ -153,4 +160,4 @@ def _graph_file(directory: Path, manifest: Manifest, part: str, precision: str) 
     return file
 
 
-__all__ = ["PRECISIONS", "HFCLIPExportedModel", "load_exported", "load_exported_processor"]
+__all__ = ["FEATURE_METHODS", "PRECISIONS", "ExportedCLIP", "ExportedConfig", "load_exported", "precision_for"]

@@ -1,8 +1,6 @@
 """CLIP's image transform: `HFCLIPImageProcessor` equals the original's, `HFCLIPImageProcessorTorchvision` is close."""
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -24,8 +22,6 @@ from transformers.image_processing_base import (
 )
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import (
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
     ChannelDimension,
     ImageInput,
     PILImageResampling,
@@ -36,12 +32,19 @@ from transformers.image_utils import (
 )
 from transformers.utils import logging
 
-from .image_reading_hf_clip import open_image
+from .image_reading_hf_clip import is_image_path, naming, open_image
+from .pixels_hf_clip import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    check_not_empty,
+    check_resized,
+    parallel_map,
+    short_side_size,
+    transform_image,
+    write_values,
+)
 
 logger = logging.get_logger(__name__)
-
-# Pixels in a resized image, before the crop: 1 GiB in Pillow. It admits sides up to 5349:1 at 224, 1337:1 at 448.
-MAX_RESIZED_PIXELS = 2**28
 
 
 def _flatten(images: Any) -> Iterator[Any]:
@@ -55,59 +58,19 @@ def _flatten(images: Any) -> Iterator[Any]:
         yield images
 
 
-def _is_path(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike)
-
-
 def _check_is_image(source: Any) -> None:
-    if not _is_path(source) and not is_valid_image(source):
+    if not is_image_path(source) and not is_valid_image(source):
         raise TypeError(f"an image is a PIL image, an array, a tensor, a path or a URL, not {type(source).__name__}")
-
-
-@contextmanager
-def naming(index: int | None, source: Any) -> Iterator[None]:
-    """Name the image, by file and by number if there are several, in any exception raised inside.
-
-    The new exception is an OSError, TypeError, ValueError or DecompressionBombError, as the first was; any other that a
-    plugin of Pillow raises becomes an OSError. Its `unnamed` is the first message.
-    """
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        kinds = (OSError, TypeError, ValueError, Image.DecompressionBombError)
-        kind = next((kind for kind in kinds if isinstance(error, kind)), OSError)
-        message = str(error) or type(error).__name__
-        path = os.fspath(source) if _is_path(source) else str(getattr(source, "filename", None) or "")
-        where = f" ({path[:200]})" if path and path[:200] not in message else ""
-        named = kind(f"{'image' if index is None else f'images[{index}]'}{where}: {message}")
-        named.unnamed = message
-        raise named from error
 
 
 @contextmanager
 def _opened(source: Any) -> Iterator[Any]:
     """Open a path for the time of the block only; yield any other image as it is."""
-    if _is_path(source):
+    if is_image_path(source):
         with open_image(source) as image:
             yield image
     else:
         yield source
-
-
-@contextmanager
-def _parallel(jobs: int) -> Iterator[Callable]:
-    """Yield a `map` on as many threads as PyTorch uses (`torch.set_num_threads`); Pillow and NumPy release the GIL.
-
-    The pool lives as long as the batch: one kept for longer would hang in a forked process.
-    """
-    threads = min(jobs, torch.get_num_threads())
-    if threads < 2:
-        yield map
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool.map
 
 
 def _resized_size(width: int, height: int, size: SizeDict) -> tuple[int, int]:
@@ -115,26 +78,21 @@ def _resized_size(width: int, height: int, size: SizeDict) -> tuple[int, int]:
     if size.shortest_edge and size.longest_edge:
         new_height, new_width = get_size_with_aspect_ratio((height, width), size.shortest_edge, size.longest_edge)
     elif size.shortest_edge:
-        long = int(size.shortest_edge * max(width, height) / min(width, height))
-        new_width, new_height = (size.shortest_edge, long) if width <= height else (long, size.shortest_edge)
+        new_width, new_height = short_side_size(width, height, size.shortest_edge)
     elif size.height and size.width:
         new_width, new_height = size.width, size.height
     elif size.max_height and size.max_width:
         new_height, new_width = get_image_size_for_max_height_width((height, width), size.max_height, size.max_width)
     else:
         raise ValueError(f"size needs 'shortest_edge' or 'height' and 'width', got {dict(size)}")
-    if new_width * max(new_height, height) > MAX_RESIZED_PIXELS:
-        raise ValueError(
-            f"{width}x{height} pixels would become {new_width}x{new_height}, more than {MAX_RESIZED_PIXELS:,}: "
-            "crop the image first"
-        )
+    check_resized(width, height, new_width, new_height)
     return new_width, new_height
 
 
-def _crop_sides(crop_size: SizeDict) -> list[int]:
+def _crop_sides(crop_size: SizeDict) -> tuple[int, int]:
     if not (crop_size.height and crop_size.width):
         raise ValueError(f"crop_size needs 'height' and 'width', got {dict(crop_size)}")
-    return [crop_size.height, crop_size.width]
+    return crop_size.height, crop_size.width
 
 
 def _as_tensor(image: Any, do_rescale: bool | None, input_data_format: str | ChannelDimension | None) -> torch.Tensor:
@@ -189,34 +147,13 @@ def _to_rgb(image: torch.Tensor) -> torch.Tensor:
     return image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
 
 
-def _normalize(
-    values: np.ndarray,
-    pixels: np.ndarray,
-    rescale_factor: float | None,
-    image_mean: float | tuple[float, ...] | None,
-    image_std: float | tuple[float, ...] | None,
-) -> None:
-    """Fill `values` from `pixels`, both (C, H, W), by the float32 operations of ToTensor and Normalize."""
-    np.copyto(values, pixels)
-    if rescale_factor is not None:
-        values /= np.float32(1 / rescale_factor)  # x / 255 and x * (1 / 255) round differently
-    if image_mean is not None:
-        mean, std = (np.float32(value).reshape(-1, 1, 1) for value in (image_mean, image_std))
-        if {len(mean), len(std)} - {1, len(values)}:
-            raise ValueError(
-                f"image_mean and image_std have {len(mean)} and {len(std)} values for {len(values)} channels"
-            )
-        values -= mean
-        values /= std
-
-
 class HFCLIPImageProcessorMixin:
     """CLIP's settings, and the checks of images, for both backends."""
 
     _auto_class = "AutoImageProcessor"
     resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
+    image_mean = list(OPENAI_MEAN)
+    image_std = list(OPENAI_STD)
     size = {"shortest_edge": 224}
     default_to_square = False
     crop_size = {"height": 224, "width": 224}
@@ -231,7 +168,7 @@ class HFCLIPImageProcessorMixin:
         if isinstance(images, list | tuple):
             return [self.fetch_images(image) for image in images]
         _check_is_image(images)
-        return open_image(images) if _is_path(images) else images
+        return open_image(images) if is_image_path(images) else images
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, without the place of the code of a processor around them."""
@@ -264,9 +201,7 @@ class HFCLIPImageProcessorMixin:
 
     def _process(self, source: Any, **kwargs) -> Any:
         """Check the size of an opened image, and call `process_image`."""
-        shape = source.size if isinstance(source, Image.Image) else tuple(source.shape)
-        if 0 in shape:
-            raise ValueError(f"an image of size {'x'.join(map(str, shape))} has no pixels")
+        check_not_empty(source.size if isinstance(source, Image.Image) else tuple(source.shape))
         return self.process_image(source, **kwargs)  # type: ignore[attr-defined]
 
 
@@ -347,22 +282,16 @@ class HFCLIPImageProcessor(HFCLIPImageProcessorMixin, PilBackend):
         def to_pixels(index: int) -> tuple[np.ndarray, float | None]:
             with naming(index, images[index]), _opened(images[index]) as opened:
                 image, factor = self._process(opened, do_convert_rgb=do_convert_rgb, **kwargs)
-                if do_resize and (resized_size := _resized_size(image.width, image.height, size)) != image.size:
-                    # the whole image: its size decides which direction Pillow resizes first, so no part comes out alike
-                    image = image.resize(resized_size, resample)
-                if do_center_crop:
-                    image = tvF.center_crop(image, _crop_sides(crop_size))
-                if do_convert_rgb and image.mode != "RGB":
-                    image = image.convert("RGB")
-                pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
-                return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), factor  # (C, H, W)
+                resized_size = _resized_size(image.width, image.height, size) if do_resize else None
+                crop_sides = _crop_sides(crop_size) if do_center_crop else None
+                return transform_image(image, resized_size, resample, crop_sides, bool(do_convert_rgb)), factor
 
         # one job for each object: two threads must not decode the same file
         jobs = {id(image): index for index, image in enumerate(images)}
         normalize = partial(
-            _normalize, image_mean=image_mean if do_normalize else None, image_std=image_std if do_normalize else None
+            write_values, mean=image_mean if do_normalize else None, std=image_std if do_normalize else None
         )
-        with _parallel(len(jobs)) as parallel:
+        with parallel_map(len(jobs), torch.get_num_threads()) as parallel:
             done = dict(zip(jobs, parallel(to_pixels, jobs.values()), strict=True))
             pixels, factors = zip(*(done[id(image)] for image in images), strict=True)
             dtype = np.float32 if do_normalize or any(factors) else np.result_type(*{p.dtype for p in pixels})
@@ -439,7 +368,7 @@ class HFCLIPImageProcessorTorchvision(HFCLIPImageProcessorMixin, TorchvisionBack
         return super().resize(image, SizeDict(height=height, width=width), **kwargs)
 
     def center_crop(self, image: torch.Tensor, size: SizeDict, **kwargs) -> torch.Tensor:
-        return tvF.center_crop(image, _crop_sides(size))
+        return tvF.center_crop(image, list(_crop_sides(size)))
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "image_processor_type": HFCLIPImageProcessor.__name__}

@@ -5,6 +5,8 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -32,6 +34,11 @@ CHUNK = 1 << 16
 BUSY, PAUSES = (429, 503), (1.0, 3.0)
 
 
+def is_image_path(source: Any) -> bool:
+    """Return True for a path or an address, False for an image."""
+    return isinstance(source, str | os.PathLike)
+
+
 def is_address(source: str) -> bool:
     """Return True for an `http(s)://` or a `data:` address, in any case."""
     return re.match(r"(https?://|data:)", source, re.IGNORECASE) is not None
@@ -47,6 +54,28 @@ def open_image(source: str | os.PathLike) -> Image.Image:
         return Image.open(io.BytesIO(download_image(source) if is_address(source) else _read_file(source)))
     except (OSError, ValueError, HTTPException) as error:
         raise OSError(f"cannot read {source[:200]!r} as an image (texts go in `text=`): {error}") from error
+
+
+@contextmanager
+def naming(index: int | None, source: Any) -> Iterator[None]:
+    """Name the image, by file and by number if there are several, in any exception raised inside.
+
+    The new exception is an OSError, TypeError, ValueError or DecompressionBombError, as the first was; any other that a
+    plugin of Pillow raises becomes an OSError. Its `unnamed` is the first message.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        kinds = (OSError, TypeError, ValueError, Image.DecompressionBombError)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), OSError)
+        message = str(error) or type(error).__name__
+        path = os.fspath(source) if is_image_path(source) else str(getattr(source, "filename", None) or "")
+        where = f" ({path[:200]})" if path and path[:200] not in message else ""
+        named = kind(f"{'image' if index is None else f'images[{index}]'}{where}: {message}")
+        named.unnamed = message
+        raise named from error
 
 
 def _read_file(path: str) -> bytes:
@@ -116,4 +145,12 @@ def _as_ascii(address: str) -> str:
     return urlunsplit((parts.scheme.lower(), host, path, query, ""))
 
 
-__all__ = ["MAX_IMAGE_BYTES", "check_size", "download_image", "is_address", "open_image"]
+__all__ = [
+    "MAX_IMAGE_BYTES",
+    "check_size",
+    "download_image",
+    "is_address",
+    "is_image_path",
+    "naming",
+    "open_image",
+]

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import regex
 import torch
 from tokenizers import AddedToken, Encoding, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
@@ -37,7 +36,6 @@ from .bpe_hf_clip import (
     BYTE_OF_CHARACTER,
     END_OF_WORD,
     EOS_TOKEN,
-    ID_BYTES,
     WORDS,
     WORDS_AND_SPECIAL,
     ChunkIds,
@@ -45,15 +43,19 @@ from .bpe_hf_clip import (
     byte_pair_model,
     pack,
     set_pipeline,
-    unpack,
 )
-from .text_cleaning_hf_clip import CleaningNormalizer, clean, clean_chunks, encodable, keeps_places
+from .packed_texts_hf_clip import (
+    MODEL_MAX_LENGTH,
+    PAD_TOKEN,
+    PackedTexts,
+    TextTooLongError,
+    describe_too_long,
+    shorten,
+)
+from .text_cleaning_hf_clip import CleaningNormalizer, clean, encodable, keeps_places
 
 # named below transformers' own logger, whose verbosity it obeys
 logger = logging.get_logger(f"transformers.{__name__}")
-
-PAD_TOKEN = "!"  # id 0, which the original fills its rows with
-MODEL_MAX_LENGTH = 77
 
 # columns of a batch that only `Encoding`s hold
 ENCODING_COLUMNS = ("token_type_ids", "overflowing_tokens", "special_tokens_mask", "offsets_mapping", "length")
@@ -62,19 +64,7 @@ WARNED_OF_LENGTH = "sequence-length-is-longer-than-the-specified-maximum"  # whe
 ONE_TOKEN = Tokenizer(BPE({"a": 0}, [])).encode("a")
 
 
-class TextTooLongError(ValueError):
-    """A text has more tokens than columns, and `truncation=False` forbids cutting it.
-
-    `problem` is the sentence without the advice, `index` the text's place in the batch, `tokens` its length, and
-    `limit` the number of columns.
-    """
-
-    def __init__(self, problem: str, advice: str, index: int, tokens: int, limit: int):
-        super().__init__(problem, advice, index, tokens, limit)
-        self.problem, self.advice, self.index, self.tokens, self.limit = problem, advice, index, tokens, limit
-
-    def __str__(self) -> str:
-        return f"{self.problem}, {self.advice}"
+Lengths: TypeAlias = Sequence[int] | np.ndarray
 
 
 class OffsetsUnavailableError(ValueError):
@@ -299,7 +289,7 @@ class HFCLIPTokenizer(TokenizersBackend):
         if truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE and max_length < special:
             raise ValueError(f"max_length={max_length} has no room for {special} special tokens")
 
-        def check(lengths: Sequence[int]) -> None:
+        def check(lengths: Lengths) -> None:
             self._check_lengths([text for text, _ in samples], lengths, limit, too_long, verbose)
 
         options = kwargs | {
@@ -334,7 +324,10 @@ class HFCLIPTokenizer(TokenizersBackend):
         return column in self.model_input_names if asked is None else asked
 
     def _encode_with_backend(
-        self, samples: list[tuple], options: dict[str, Any], check: Callable[[Sequence[int]], None] | None = None
+        self,
+        samples: list[tuple],
+        options: dict[str, Any],
+        check: Callable[[Lengths], None] | None = None,
     ) -> HFCLIPBatchEncoding:
         """Encode (text, pair or None) as transformers does, with the original's cleaning and splitting."""
         if options.get("return_offsets_mapping"):
@@ -360,42 +353,29 @@ class HFCLIPTokenizer(TokenizersBackend):
         return HFCLIPBatchEncoding(batch.data, batch.encodings, n_sequences=batch.n_sequences)
 
     def _encode_texts(
-        self, texts: list[str], options: dict[str, Any], check: Callable[[Sequence[int]], None]
+        self, texts: list[str], options: dict[str, Any], check: Callable[[Lengths], None]
     ) -> HFCLIPBatchEncoding:
         """Encode single texts to packed ids and masks, without an `Encoding` for each unless one is looked at."""
-        ids_of = self.cache["chunks", options["split_special_tokens"]].__getitem__
-        rows = [b"".join(map(ids_of, clean_chunks(text))) for text in texts]
-        start, end = self._special_ids_around(options["add_special_tokens"])
-        around = len(start) + len(end)
-        lengths = (np.fromiter(map(len, rows), np.int64, len(rows)) + around) // ID_BYTES
-        check(lengths)
-        cuts = options["truncation_strategy"] != TruncationStrategy.DO_NOT_TRUNCATE
-        if cuts and lengths.max(initial=0) > options["max_length"]:
-            room = options["max_length"] * ID_BYTES - around
-            from_right = self.truncation_side == "right"
-            rows = [row[:room] if from_right else row[max(0, len(row) - room) :] for row in rows]
-            lengths = np.minimum(lengths, options["max_length"])
+        chunk_ids = self.cache["chunks", options["split_special_tokens"]]
+        packed = PackedTexts.encode(texts, chunk_ids, *self._special_ids_around(options["add_special_tokens"]))
+        check(packed.lengths)
+        if options["truncation_strategy"] != TruncationStrategy.DO_NOT_TRUNCATE:
+            packed = packed.cut(options["max_length"], self.truncation_side == "right")
 
-        width = _width(int(lengths.max(initial=around // ID_BYTES)), options)
-        padding = pack([self.pad_token_id] * width)
+        width = _width(packed.longest, options)
         pad_right = (options.get("padding_side") or self.padding_side) == "right"
-        if pad_right:
-            rows = [b"".join((start, row, end, padding[len(row) + around :])) for row in rows]
-        else:
-            rows = [b"".join((padding[len(row) + around :], start, row, end)) for row in rows]
-
         data, tensor_type = {}, options["return_tensors"]
         returns_mask = self._returns("attention_mask", options)
         if width and tensor_type in (TensorType.PYTORCH, TensorType.NUMPY):
             as_tensor = torch.from_numpy if tensor_type == TensorType.PYTORCH else np.asarray
-            data["input_ids"] = as_tensor(np.frombuffer(bytearray().join(rows), np.int64).reshape(len(rows), width))
+            data["input_ids"] = as_tensor(packed.matrix(width, self.pad_token_id, pad_right))
             if returns_mask:
                 places = np.arange(width) if pad_right else np.arange(width)[::-1]
-                data["attention_mask"] = as_tensor((places < lengths[:, None]).astype(np.int64))
+                data["attention_mask"] = as_tensor((places < packed.lengths[:, None]).astype(np.int64))
         else:
-            data["input_ids"] = [unpack(row) for row in rows]
+            data["input_ids"] = packed.lists(width, self.pad_token_id, pad_right)
             if returns_mask:
-                masks = ([1] * n + [0] * (width - n) for n in lengths.tolist())
+                masks = ([1] * n + [0] * (width - n) for n in packed.lengths.tolist())
                 data["attention_mask"] = [mask if pad_right else mask[::-1] for mask in masks]
 
         def encodings() -> list[Encoding]:
@@ -410,15 +390,12 @@ class HFCLIPTokenizer(TokenizersBackend):
         place = encoding.special_tokens_mask.index(0)
         return pack(encoding.ids[:place]), pack(encoding.ids[place + 1 :])
 
-    def _check_lengths(self, texts: list, lengths: Sequence[int], limit: int, too_long: TooLong, verbose: bool) -> None:
+    def _check_lengths(self, texts: list, lengths: Lengths, limit: int, too_long: TooLong, verbose: bool) -> None:
         """Refuse texts with more than `limit` tokens, or warn of them; the message names the first."""
-        places = np.flatnonzero(np.asarray(lengths) > limit)
-        if too_long == TooLong.CUT or not len(places):
+        found = None if too_long == TooLong.CUT else describe_too_long(texts, lengths, limit)
+        if found is None:
             return
-        first = int(places[0])
-        message = f"text {first} of {len(texts)} ({_shorten(texts[first])}) has {lengths[first]} tokens"
-        if len(places) > 1:
-            message += f" (and {len(places) - 1} more are too long)"
+        message, first = found
         if too_long == TooLong.REFUSE:
             advice = f"over max_length={limit}: pass truncation=True to cut it"
             raise TextTooLongError(message, advice, first, int(lengths[first]), limit)
@@ -485,14 +462,9 @@ def _check_offsets(samples: list[tuple]) -> None:
     for string in (string for text in texts for string in ([text] if isinstance(text, str) else text)):
         if not keeps_places(string):
             raise OffsetsUnavailableError(
-                f"cleaning changes {_shorten(string)} to {_shorten(clean(string))}, so its tokens have no offsets in "
+                f"cleaning changes {shorten(string)} to {shorten(clean(string))}, so its tokens have no offsets in "
                 "the text given: clean it first, or leave return_offsets_mapping out"
             )
-
-
-def _shorten(value: Any, most: int = 80) -> str:
-    text = regex.sub(r"\n\s*", " ", repr(value))  # arrays
-    return text if len(text) <= most else text[:most] + "..."
 
 
 def _samples(
@@ -521,10 +493,10 @@ def _samples(
     for index, sample in enumerate(samples):
         if not (len(sample) == 2 and is_text(sample[0]) and (sample[1] is None or is_text(sample[1]))):
             what = "a list of str, as is_split_into_words=True says" if is_split_into_words else "a str"
-            got = _shorten(sample if sample[1:] != (None,) else sample[0])
+            got = shorten(sample if sample[1:] != (None,) else sample[0])
             hint = " (images go in `images=`)" if hasattr(sample[0], "__array_interface__") else ""
             raise ValueError(f"a text must be {what} (a batch: a list of those); text {index} is {got}{hint}")
     return samples, batched
 
 
-__all__ = ["HFCLIPTokenizer", "OffsetsUnavailableError", "TextTooLongError"]
+__all__ = ["HFCLIPTokenizer", "OffsetsUnavailableError"]

@@ -14,7 +14,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Norma
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..model.modeling_hf_clip import HFCLIPModel
-from ..model.tokenization_hf_clip import TextTooLongError
+from ..model.packed_texts_hf_clip import TextTooLongError
 from .download import download, resolve_checkpoint
 from .errors import CheckpointError, DownloadError, check_converted
 from .model import CLIP, build_model, build_variant, from_hf_model

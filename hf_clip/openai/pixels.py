@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..model.image_processing_hf_clip import (
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-    HFCLIPImageProcessor,
-    PILImageResampling,
-)
+from ..model.image_processing_hf_clip import HFCLIPImageProcessor
+from ..model.pixels_hf_clip import OPENAI_MEAN, OPENAI_STD
 from ..utils.text import first_line
 from .errors import CheckpointError
 from .published import OPEN_CLIP_CONFIG
@@ -21,7 +17,7 @@ from .published import OPEN_CLIP_CONFIG
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
-RESAMPLING = {"bicubic": PILImageResampling.BICUBIC, "bilinear": PILImageResampling.BILINEAR}
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 PROCESSOR_FIELDS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_convert_rgb"),
     *("do_rescale", "rescale_factor", "do_normalize"),
@@ -33,8 +29,8 @@ RESIZE_MODES = {"shortest": "the short side resized, the rest cropped", "squash"
 class Pixels:
     """Settings of open_clip's image transform. `squash` resizes both sides, so that nothing is cropped."""
 
-    mean: tuple[float, ...] = tuple(OPENAI_CLIP_MEAN)
-    std: tuple[float, ...] = tuple(OPENAI_CLIP_STD)
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
 

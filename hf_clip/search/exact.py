@@ -1,5 +1,6 @@
 """Exact nearest rows by blocks of memory-mapped rows, in bounded memory."""
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -35,7 +36,8 @@ def nearest(
     scores, found = [np.empty(0) for _ in queries], [np.empty(0, np.int64) for _ in queries]
     if k:
         size = block_rows(rows.shape[1])
-        products_of = _OneProduct(queries[0], size, allowed is None) if len(queries) == 1 else _Products(queries, size)
+        is_direct = len(queries) == 1 and (rows.dtype != np.float16 or _reads_float16())
+        products_of = _OneProduct(queries[0], size, allowed is None) if is_direct else _Products(queries, size)
         for start, block, numbers in _blocks(rows, allowed, products_of.block_rows):
             products, rounding = products_of(block)  # (B, Q)
             likely = products.max(0) >= [kth[k - 1] - rounding if len(kth) == k else -np.inf for kth in scores]
@@ -49,10 +51,15 @@ def nearest(
     return np.stack(scores), np.stack(found)
 
 
+def _reads_float16() -> bool:
+    """Return True if a package that multiplies float16 is there; importing torch takes longer than most searches."""
+    return find_spec("numkong") is not None or sys.modules.get("torch") is not None
+
+
 class _OneProduct:
     """Products of blocks of rows with one query, and the most that they are off by.
 
-    Rows of float16 are read as they lie: by numkong, or by torch where that is not installed.
+    Rows of float16 are read as they lie: by numkong, or by torch where only that is there.
     """
 
     def __init__(self, query: np.ndarray, size: int, rows_stay: bool):
@@ -76,19 +83,17 @@ class _Products:
     """Products of blocks of rows with several queries, and the most that they are off by."""
 
     def __init__(self, queries: np.ndarray, size: int):
-        import torch
-
-        self.queries = torch.from_numpy(np.ascontiguousarray(queries)).float()
-        self.block_rows = size
-        # filled anew with each block
-        self._buffer = torch.empty(size, queries.shape[1])
+        self.queries, self.block_rows = np.ascontiguousarray(queries, np.float32), size
+        self._torch = sys.modules.get("torch")
+        if self._torch is not None:  # filled anew with each block
+            self._buffer = self._torch.empty(size, queries.shape[1])
 
     def __call__(self, block: np.ndarray) -> tuple[np.ndarray, float]:
-        import torch
-
+        if self._torch is None:
+            return np.asarray(block, np.float32) @ self.queries.T, ROUNDING
         # PyTorch converts float16 ten times as fast as NumPy, into memory that is there already
-        values = self._buffer[: len(block)].copy_(torch.from_numpy(np.asarray(block)))
-        return (values @ self.queries.T).numpy(), ROUNDING
+        values = self._buffer[: len(block)].copy_(self._torch.from_numpy(np.asarray(block)))
+        return (values @ self._torch.from_numpy(self.queries).T).numpy(), ROUNDING
 
 
 def best(scores: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

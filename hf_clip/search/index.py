@@ -12,9 +12,11 @@ import numpy as np
 
 from ..data.images import Exif, ImageRef, ImageTally
 from ..data.sources import OWN
+from ..embedding.features import Array, Model, on_cpu
 from ..embedding.identity import PROBE, OtherModelError, image_probe, name_of, same_model, text_probe
 from ..embedding.numpy_texts import NumpyTextTower, save_text_tower
 from ..embedding.reading import Embeddings, open_embeddings
+from ..exported.model import ExportedCLIP
 from ..utils.files import new_directory
 from ..zero_shot.canonical_texts import CANONICAL_TEXTS
 from . import exact, graph
@@ -37,8 +39,7 @@ from .tuning import MEASURED_AT, Search, tune
 from .tuning_texts import TUNING_TEXTS
 
 if TYPE_CHECKING:  # a query of texts needs neither torch nor transformers
-    import torch
-    from transformers import PreTrainedModel
+    pass
 
 Weighted = Any  # one or several items, or pairs (item, weight)
 TIMED_QUERIES = 16
@@ -77,7 +78,7 @@ class ImageIndex:
     columns: Any
     graph: Any
     codes: Codes | None
-    model: "PreTrainedModel | NumpyTextTower"
+    model: "Model | NumpyTextTower"
     processor: Any
 
     @classmethod
@@ -85,7 +86,7 @@ class ImageIndex:
         cls,
         embeddings: str | os.PathLike,
         output: str | os.PathLike,
-        model: "PreTrainedModel",
+        model: Model,
         processor: Any,
         *,
         kind: Literal["exact", "int8", "hnsw"] = "exact",
@@ -141,7 +142,7 @@ class ImageIndex:
             if kind != "exact":
                 from ..embedding.texts import embed_texts
 
-                texts = embed_texts(model, processor, list(queries or TUNING_TEXTS), truncation=True).numpy()
+                texts = np.asarray(embed_texts(model, processor, list(queries or TUNING_TEXTS), truncation=True))
                 rows = np.load(work / ROWS_FILE, mmap_mode="c")
                 if kind == "hnsw":
                     tree = _write_graph(work, rows, old, kept)
@@ -150,15 +151,13 @@ class ImageIndex:
                     codes = write_codes(rows, work / CODES_FILE)
                     settings |= {"center": codes.center.tolist(), "scale": codes.scale.tolist()}
                     settings |= _tuned(partial(nearest_by_codes, codes, rows), rows, texts, recall)
-            if text_tower:
+            if text_tower and not isinstance(model, ExportedCLIP):  # which starts as fast as a copy of its tower
                 _write_text_tower(work, model, processor)
             write_index_settings(work, settings)
         return cls.load(output, model, processor)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike, model: "PreTrainedModel | None" = None, processor: Any = None
-    ) -> "ImageIndex":
+    def load(cls, path: str | os.PathLike, model: "Model | None" = None, processor: Any = None) -> "ImageIndex":
         """Open an index; rows and graph are mapped, not read.
 
         An index that was copied is read once and compared with its checksums.
@@ -316,7 +315,7 @@ class ImageIndex:
         if texts:
             parts.append(_sum(self._embed_texts([value for value, _ in texts]), texts))
         if images:
-            if not hasattr(self.model, "get_image_features"):
+            if not (isinstance(self.model, ExportedCLIP) or hasattr(self.model, "get_image_features")):
                 raise ValueError("only the text tower is loaded: load the index with the whole CLIP to search by image")
             parts.append(_sum(self._embed_images([value for value, _ in images]), images))
         if not parts:
@@ -332,14 +331,14 @@ class ImageIndex:
             return self.model.embed(texts)
         from ..embedding.texts import embed_texts
 
-        return embed_texts(self.model, self.processor, texts).numpy()
+        return np.asarray(embed_texts(self.model, self.processor, texts))
 
     def _embed_images(self, images: list[Any]) -> np.ndarray:
         from ..embedding.images import image_features
 
         tally = ImageTally()
         batches = image_features(self.model, self.processor, images, QUERY_BATCH, None, exif=self.exif, tally=tally)
-        embeds = np.concatenate([embeds.cpu().numpy() for _, embeds in batches])
+        embeds = np.concatenate([np.asarray(on_cpu(embeds)) for _, embeds in batches])
         tally.warn(self.exif, "it is in the index, too: embed all images again with --exif apply")
         return embeds
 
@@ -348,8 +347,8 @@ def _rows_of(hits: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([hit["row"] for hit in hits], np.int64)
 
 
-def _sum(embeds: np.ndarray, items: Sequence[tuple[Any, float]]) -> np.ndarray:
-    return np.array([weight for _, weight in items], np.float32) @ embeds
+def _sum(embeds: Array, items: Sequence[tuple[Any, float]]) -> np.ndarray:
+    return np.array([weight for _, weight in items], np.float32) @ np.asarray(embeds)
 
 
 def _weighted(items: Weighted) -> list[tuple[Any, float]]:
@@ -363,11 +362,9 @@ def _is_pair(item: Any) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float)
 
 
-def _check(probe: "torch.Tensor", settings: Mapping[str, Any], name: str, model: "PreTrainedModel") -> None:
+def _check(probe: Array, settings: Mapping[str, Any], name: str, model: Model) -> None:
     """Raise OtherModelError unless `probe`, the embedding of a fixed input, equals the one in the settings."""
-    import torch
-
-    known = torch.tensor(settings[name])
+    known = np.array(settings[name], np.float32)
     if not same_model(probe, known, same_precision=False):
         raise OtherModelError(
             f"the embeddings were made with another model ({settings['model']}), not {name_of(model)}: search with the "
@@ -489,7 +486,7 @@ def _tuned(search: Search, rows: np.ndarray, texts: np.ndarray, wanted: float) -
     return {"expansion": expansion, "recall": measured, "queries": len(texts), "wanted": wanted, **times}
 
 
-def _write_text_tower(work: Path, model: "PreTrainedModel", processor: Any) -> None:
+def _write_text_tower(work: Path, model: Model, processor: Any) -> None:
     """Write the model's text tower if NumPy repeats its embeddings."""
     from ..embedding.texts import embed_texts
     from ..model.tokenization_hf_clip import HFCLIPTokenizer

@@ -1,20 +1,55 @@
 """Optional packages and the extras that install them, and the command that installs an extra."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 
 from packaging.version import Version
 
 SOURCE = "git+https://github.com/hf-clip/hf_clip"
+# what exported models run without, by the name that is imported
+MODEL_PACKAGES = ("torch", "torchvision", "transformers")
+# the distribution of the same code that depends on none of these
+SMALL, SMALL_FOLDER = "hf_clip_exported", "distributions/exported"
+# extras that both distributions have
+SMALL_EXTRAS = ("heif", "openvino", "parquet", "plot", "remote", "search")
 
 
 class MissingPackageError(ImportError):
     """Raised if an optional package is needed and not installed."""
 
 
-def install_command(extra: str) -> str:
-    """Return the command that installs hf_clip with an extra. The package is on no index, so pip needs the address."""
-    return f'pip install "hf_clip[{extra}] @ {SOURCE}"'
+def has_model_packages() -> bool:
+    """Return True if torch and transformers are installed, without importing them."""
+    return all(find_spec(name) is not None for name in MODEL_PACKAGES)
+
+
+def install_command(extra: str = "") -> str:
+    """Return the command that installs hf_clip with an extra. The package is on no index, so pip needs the address.
+
+    Where torch is not installed, an extra is that of the distribution without it, if it has one of this name.
+    """
+    if extra in SMALL_EXTRAS and not has_model_packages():
+        return f'pip install "{SMALL}[{extra}] @ {SOURCE}#subdirectory={SMALL_FOLDER}"'
+    return f'pip install "hf_clip{f"[{extra}]" if extra else ""} @ {SOURCE}"'
+
+
+@contextmanager
+def explaining(name: str) -> Iterator[None]:
+    """Turn a failed import of torch or transformers into a MissingPackageError that says how to install them.
+
+    Args:
+        name: The function, class or command that needs them.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in MODEL_PACKAGES:
+            raise
+        advice = f"{install_command()} (without it, hf_clip runs exported folders only)"
+        raise MissingPackageError(f"{name} needs {package}: {advice}", name=package) from error
 
 
 def require(package: str, extra: str, purpose: str) -> None:
@@ -31,4 +66,4 @@ def require_torch(lowest: str, purpose: str) -> None:
         )
 
 
-__all__ = ["MissingPackageError", "install_command", "require", "require_torch"]
+__all__ = ["MissingPackageError", "explaining", "has_model_packages", "install_command", "require", "require_torch"]

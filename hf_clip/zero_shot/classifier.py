@@ -6,14 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
+import numpy as np
 
 from ..data.images import Exif, ImageTally
-from ..embedding.features import collect
+from ..embedding.features import Array, Model, collect, on_cpu
 from ..embedding.images import OnError, count_images, image_features
-from ..loading import load_clip
-from .calibration import calibrate_head, targets_of
+from ..utils.packages import explaining
 from .canonical_texts import CANONICAL_TEXTS
 from .decisions import Decision, decide
 from .head import Calibration, ClassifierHead, Mode, load_head, make_head
@@ -37,7 +35,7 @@ class ZeroShotClassifier:
     Probabilities are as good as the model's until `calibrate` has seen labeled images.
 
     Args:
-        model: A CLIP of both towers, of this package or transformers' own, in evaluation mode.
+        model: A CLIP of both towers, of this package or transformers' own, in evaluation mode; or an exported CLIP.
         processor: Its processor.
         labels: The classes, in any iterable.
         templates: One or several texts with `{}` for the label; several are averaged as in the paper's section 3.1.4.
@@ -56,14 +54,14 @@ class ZeroShotClassifier:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Model,
         processor: Any,
         labels: Iterable[str],
         templates: str | Iterable[str] = TEMPLATE,
         *,
         mode: Mode = "one",
         background: Iterable[str] = CANONICAL_TEXTS,
-        class_embeds: torch.Tensor | None = None,
+        class_embeds: Array | None = None,
     ):
         check_model(model)
         self.model, self.processor = model, processor
@@ -71,7 +69,7 @@ class ZeroShotClassifier:
         self.head = head.to(model.device)
 
     @classmethod
-    def from_head(cls, model: PreTrainedModel, processor: Any, head: ClassifierHead) -> "ZeroShotClassifier":
+    def from_head(cls, model: Model, processor: Any, head: ClassifierHead) -> "ZeroShotClassifier":
         """Make a classifier of a head, such as one that was fitted to labeled images."""
         check_model(model)
         classifier = cls.__new__(cls)
@@ -89,7 +87,7 @@ class ZeroShotClassifier:
         return self.head.templates
 
     @property
-    def class_embeds(self) -> torch.Tensor:
+    def class_embeds(self) -> Array:
         """Return the embeddings of the labels (labels, projection_dim)."""
         return self.head.class_embeds
 
@@ -119,11 +117,13 @@ class ZeroShotClassifier:
             background: What else an image may show, for the modes "any" and "each".
             **loading: Other options of `load_clip`: `device`, `dtype`, `optimize`, `revision` and so on.
         """
+        from ..loading import load_clip
+
         model, processor = load_clip(source, **loading)
         return cls(model, processor, labels, templates, mode=mode, background=background)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> "ZeroShotClassifier":
+    def load(cls, path: str | os.PathLike, model: Model, processor: Any) -> "ZeroShotClassifier":
         """Read a classifier that `save` wrote, with its mode and calibration.
 
         Raises:
@@ -173,9 +173,16 @@ class ZeroShotClassifier:
             >>> calibrated = classifier.calibrate(["one.jpg", "two.jpg"], ["cat", "dog"], precision=0.95)
             >>> calibrated.save("pets.safetensors")
         """
+        with explaining("calibrate"):
+            import torch
+
+            from .calibration import calibrate_head, targets_of
+
         targets = targets_of(self.labels, labels)
-        evidence = self._evidence(images, batch_size, workers, exif)
+        evidence = torch.as_tensor(self._evidence(images, batch_size, workers, exif))
         head = calibrate_head(self.head.to("cpu"), evidence, targets, precision=precision, recall=recall)
+        if isinstance(self.class_embeds, np.ndarray):
+            head = head.on_arrays()
         return self.from_head(self.model, self.processor, head)
 
     def __call__(
@@ -194,15 +201,11 @@ class ZeroShotClassifier:
         scores = self.scores(images, batch_size=batch_size, workers=workers, exif=exif)
         return [ranked(row, self.head.columns, top_k) for row in scores]
 
-    def logits(
-        self, images: Any, *, batch_size: int = 16, workers: int | None = None, exif: Exif = "ignore"
-    ) -> torch.Tensor:
+    def logits(self, images: Any, *, batch_size: int = 16, workers: int | None = None, exif: Exif = "ignore") -> Array:
         """Compute logits (images, labels), float32 on the CPU; in the mode "one" their softmax are probabilities."""
         return self._evidence(images, batch_size, workers, exif)[:, : len(self.labels)]
 
-    def scores(
-        self, images: Any, *, batch_size: int = 16, workers: int | None = None, exif: Exif = "ignore"
-    ) -> torch.Tensor:
+    def scores(self, images: Any, *, batch_size: int = 16, workers: int | None = None, exif: Exif = "ignore") -> Array:
         """Compute probabilities (images, labels), float32 on the CPU; "none of these" is one more column in "any"."""
         return self.head.scores(self._evidence(images, batch_size, workers, exif))
 
@@ -294,7 +297,7 @@ class ZeroShotClassifier:
             for item, row, found in zip(items, self.head.scores(evidence), sets, strict=False):
                 yield item, replace(decide(self.head, row, least, top_k), prediction_set=found)
 
-    def _evidence(self, images: Any, batch_size: int, workers: int | None, exif: Exif) -> torch.Tensor:
+    def _evidence(self, images: Any, batch_size: int, workers: int | None, exif: Exif) -> Array:
         batches = self._batches(images, batch_size, workers, None, exif, None)
         return collect((evidence for _, evidence in batches), "image", count_images(images))
 
@@ -309,7 +312,7 @@ class ZeroShotClassifier:
     ) -> Iterator:
         options: dict[str, Any] = {"on_error": on_error, "exif": exif, "tally": tally}
         for items, embeds in image_features(self.model, self.processor, images, batch_size, workers, **options):
-            yield items, self.head.evidence(self.model, embeds).cpu()
+            yield items, on_cpu(self.head.evidence(self.model, embeds))
 
 
 __all__ = ["ZeroShotClassifier"]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
+from ..embedding.features import Array
 from .head import ClassifierHead
+from .numerics import descending
 from .scoring import ranked
 
 
@@ -28,12 +28,12 @@ class Decision:
     prediction_set: list[Any] | None = None
 
 
-def decide(head: ClassifierHead, scores: Tensor, least: Tensor, top_k: int | None = 5) -> Decision:
+def decide(head: ClassifierHead, scores: Array, least: Array, top_k: int | None = 5) -> Decision:
     """Decide by one image's `scores` (columns,), with the least score of each label (labels,)."""
     rows = ranked(scores, head.columns, top_k)
     if head.mode == "each":
         return _decide_each(head, scores, least, rows)
-    order = scores.argsort(descending=True, stable=True).tolist()
+    order = descending(scores)
     best, second = order[0], (order[1] if len(order) > 1 else None)
     name, score = head.columns[best], scores[best].item()
     lead = score if second is None else score - scores[second].item()
@@ -46,7 +46,7 @@ def decide(head: ClassifierHead, scores: Tensor, least: Tensor, top_k: int | Non
     return Decision([name], rows, min(lead, above) if least[best] > 0 else lead, leads)
 
 
-def _decide_each(head: ClassifierHead, scores: Tensor, least: Tensor, rows: list[dict[str, Any]]) -> Decision:
+def _decide_each(head: ClassifierHead, scores: Array, least: Array, rows: list[dict[str, Any]]) -> Decision:
     above = (scores - least).tolist()
     taken = [place for place, distance in enumerate(above) if distance >= 0]
     nearest = min(range(len(above)), key=lambda place: abs(above[place]))

@@ -17,16 +17,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-from transformers import PreTrainedModel
+from safetensors.numpy import save_file
 
+from ..embedding.features import Array, Model, tensor_type
 from ..embedding.identity import OtherModelError, image_probe, name_of, precision_of, same_model, text_probe
-from ..metrics.conformal import conformal_quantile
 from ..utils.files import replacing
+from ..utils.packages import explaining
 from .canonical_texts import CANONICAL_TEXTS
+from .numerics import (
+    all_finite,
+    detached,
+    exp,
+    filled,
+    largest_of,
+    like,
+    log_sum_exp,
+    no_gradients,
+    sigmoid,
+    softmax,
+    with_column,
+)
 from .prompts import TEMPLATE, as_labels, as_templates, embed_labels, warn_of_one_label
 from .scoring import zero_shot_logits
 
@@ -56,10 +68,10 @@ class Calibration:
 
     temperature: float
     background_weight: float
-    offsets: Tensor
-    thresholds: Tensor | None
-    conformal_scores: Tensor
-    conformal_places: Tensor
+    offsets: Array
+    thresholds: Array | None
+    conformal_scores: Array
+    conformal_places: Array
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,13 +95,13 @@ class ClassifierHead:
 
     labels: list[Any]
     templates: list[str]
-    class_embeds: Tensor
+    class_embeds: Array
     mode: Mode = "one"
     background: list[str] = field(default_factory=list)
-    background_embeds: Tensor | None = None
-    bias: Tensor | None = None
-    keys: Tensor | None = None
-    values: Tensor | None = None
+    background_embeds: Array | None = None
+    bias: Array | None = None
+    keys: Array | None = None
+    values: Array | None = None
     sharpness: float = 1.0
     calibration: Calibration | None = None
 
@@ -101,23 +113,22 @@ class ClassifierHead:
     @property
     def has_learned(self) -> bool:
         """Return True if images took part in the head: it is calibrated, or more than embeddings of texts."""
-        lengths = self.class_embeds.norm(dim=-1)
+        lengths = np.linalg.norm(detached(self.class_embeds), axis=-1)
         terms = (self.calibration, self.bias, self.keys)
-        return any(term is not None for term in terms) or bool((lengths - 1).abs().max() > 1e-3)
+        return any(term is not None for term in terms) or bool(np.abs(lengths - 1).max() > 1e-3)
 
-    @torch.no_grad()
-    def logits(self, model: PreTrainedModel, image_embeds: Tensor) -> Tensor:
+    def logits(self, model: Model, image_embeds: Array) -> Array:
         """Compute the logits (images, labels), float32, of embeddings of length 1."""
-        logits = zero_shot_logits(model, image_embeds, self.class_embeds)
-        if self.bias is not None:
-            logits = logits + self.bias.to(logits)
-        if self.keys is not None and self.values is not None:
-            likeness = image_embeds @ self.keys.to(image_embeds).T
-            logits = logits + torch.exp(self.sharpness * (likeness - 1)) @ self.values.to(logits)
+        with no_gradients(image_embeds):
+            logits = zero_shot_logits(model, image_embeds, self.class_embeds)
+            if self.bias is not None:
+                logits = logits + like(self.bias, logits)
+            if self.keys is not None and self.values is not None:
+                likeness = image_embeds @ like(self.keys, image_embeds).T
+                logits = logits + exp(self.sharpness * (likeness - 1)) @ like(self.values, logits)
         return logits
 
-    @torch.no_grad()
-    def evidence(self, model: PreTrainedModel, image_embeds: Tensor) -> Tensor:
+    def evidence(self, model: Model, image_embeds: Array) -> Array:
         """Compute the logits and, in "any" and "each", that of the background as a last column.
 
         For "any" that is the logarithm of the sum over the background, each text of which is then a class of its own
@@ -127,10 +138,9 @@ class ClassifierHead:
         if self.background_embeds is None:
             return logits
         background = zero_shot_logits(model, image_embeds, self.background_embeds)
-        joined = background.logsumexp(-1) if self.mode == "any" else background.max(-1).values
-        return torch.cat([logits, joined[:, None]], 1)
+        return with_column(logits, log_sum_exp(background) if self.mode == "any" else largest_of(background))
 
-    def scores(self, evidence: Tensor) -> Tensor:
+    def scores(self, evidence: Array) -> Array:
         """Turn evidence into probabilities (images, columns): over all columns, or in "each" of each label by itself.
 
         Without calibration, "each" gives the smallest probability of the label beside one text of the background (the
@@ -141,16 +151,16 @@ class ClassifierHead:
             return probabilities(evidence, self.mode)
         return probabilities(evidence, self.mode, known.temperature, known.background_weight, known.offsets)
 
-    def least_scores(self, threshold: float | None = None) -> Tensor:
+    def least_scores(self, threshold: float | None = None) -> Array:
         """Return the least score (labels,) with which each label is taken: `threshold`, or those of the calibration."""
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold:g}: give a probability, from 0 to 1")
         if threshold is None and self.calibration is not None and self.calibration.thresholds is not None:
             return self.calibration.thresholds
         default = 0.5 if self.mode == "each" else 0.0
-        return torch.full((len(self.labels),), default if threshold is None else threshold)
+        return filled(len(self.labels), default if threshold is None else threshold, self.class_embeds)
 
-    def sets(self, evidence: Tensor, alpha: float, per_class: bool = False) -> list[list[Any]]:
+    def sets(self, evidence: Array, alpha: float, per_class: bool = False) -> list[list[Any]]:
         """Return the names of the columns of each image that cannot be excluded at `alpha`, best first.
 
         Columns are kept whose uncalibrated probability is not less than those of right columns of labeled images were
@@ -164,7 +174,13 @@ class ClassifierHead:
             raise ValueError("prediction sets are of one right answer: calibrate in the mode one or any")
         if self.calibration is None:
             raise ValueError("prediction sets need labeled images: call calibrate first")
-        strangeness, places = self.calibration.conformal_scores, self.calibration.conformal_places
+        with explaining("prediction sets"):
+            import torch
+
+            from ..metrics.conformal import conformal_quantile
+
+        known = (evidence, self.calibration.conformal_scores, self.calibration.conformal_places)
+        evidence, strangeness, places = map(torch.as_tensor, known)
         if per_class:
             groups = [strangeness[places == place] for place in range(len(self.columns))]
             most = torch.tensor([conformal_quantile(group, alpha) for group in groups])
@@ -175,11 +191,21 @@ class ClassifierHead:
         return [[self.columns[place] for place in order if row[place]] for order, row in zip(orders, kept, strict=True)]
 
     def to(self, device: Any) -> "ClassifierHead":
-        """Return the head with its embeddings on another device."""
+        """Return the head with its embeddings on another device; arrays have one place."""
+        if isinstance(self.class_embeds, np.ndarray):
+            return self
         tensors = {name: getattr(self, name) for name in HEAD_TENSORS}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
-    def save(self, path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> None:
+    def on_arrays(self) -> "ClassifierHead":
+        """Return the head with the tensors of its calibration as NumPy arrays, as its embeddings are."""
+        if self.calibration is None:
+            return self
+        tensors = {name: getattr(self.calibration, name) for name in CALIBRATION_TENSORS}
+        arrays = {name: detached(tensor) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, calibration=replace(self.calibration, **arrays))
+
+    def save(self, path: str | os.PathLike, model: Model, processor: Any) -> None:
         """Write the head as safetensors, with the embeddings of fixed inputs, by which `load_head` knows the model."""
         path = Path(path)
         tensors = {name: getattr(self, name) for name in HEAD_TENSORS} | {"probe": text_probe(model, processor)}
@@ -200,19 +226,19 @@ class ClassifierHead:
             numbers = ("temperature", "background_weight", "report")
             metadata["calibration"] = json.dumps({name: getattr(self.calibration, name) for name in numbers})
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+        held = {name: detached(tensor) for name, tensor in tensors.items() if tensor is not None}
         with replacing(path) as work:
             save_file(held, work, metadata)
 
 
 def make_head(
-    model: PreTrainedModel,
+    model: Model,
     processor: Any,
     labels: Iterable[Any],
     templates: str | Iterable[str] = TEMPLATE,
     mode: Mode = "one",
     background: Iterable[str] = CANONICAL_TEXTS,
-    class_embeds: Tensor | None = None,
+    class_embeds: Array | None = None,
 ) -> ClassifierHead:
     """Embed labels and, in the modes that have one, the background in the same templates."""
     labels, templates = as_labels(labels), as_templates(templates)
@@ -232,7 +258,7 @@ def make_head(
     return ClassifierHead(labels, templates, class_embeds, mode, background, embeds)
 
 
-def load_head(path: str | os.PathLike, model: PreTrainedModel, processor: Any) -> ClassifierHead:
+def load_head(path: str | os.PathLike, model: Model, processor: Any) -> ClassifierHead:
     """Read a head that `ClassifierHead.save` wrote.
 
     Raises:
@@ -240,7 +266,7 @@ def load_head(path: str | os.PathLike, model: PreTrainedModel, processor: Any) -
         ValueError: The file holds no class embeddings, or is damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, tensor_type(model)) as file:
             metadata = file.metadata() or {}
             if metadata.get("format") not in READ_FORMATS:
                 raise ValueError(f"{path} holds no class embeddings: write it with ZeroShotClassifier.save")
@@ -265,7 +291,7 @@ def load_head(path: str | os.PathLike, model: PreTrainedModel, processor: Any) -
     return head
 
 
-def _parsed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> ClassifierHead:
+def _parsed(tensors: dict[str, Array], metadata: dict[str, str]) -> ClassifierHead:
     """Return the head of a file's contents; raise for contents that do not fit each other."""
     calibration = None
     if "calibration" in metadata:
@@ -306,31 +332,31 @@ def _check_shapes(head: ClassifierHead, dim: int) -> None:
         }
         held |= {name: getattr(head.calibration, name) for name in CALIBRATION_TENSORS}
     for name, tensor in held.items():
-        if tensor is not None and (tuple(tensor.shape) != tuple(wanted[name]) or not tensor.isfinite().all()):
+        if tensor is not None and (tuple(tensor.shape) != tuple(wanted[name]) or not all_finite(tensor)):
             raise ValueError(f"{name} is {tuple(tensor.shape)}, {tuple(wanted[name])} fits, or not finite")
     if head.calibration is not None:
         known = head.calibration
-        numbers = torch.tensor([known.temperature, known.background_weight])
+        numbers = np.array([known.temperature, known.background_weight], np.float64)
         places = known.conformal_places
-        if not numbers.isfinite().all() or known.temperature <= 0 or (places >= len(head.columns)).any():
+        if not np.isfinite(numbers).all() or known.temperature <= 0 or (places >= len(head.columns)).any():
             raise ValueError("the calibration does not fit the labels")
     if head.mode not in MODES or (head.mode == "one") != (head.background_embeds is None):
         raise ValueError(f"the mode {head.mode!r} does not fit its background")
 
 
 def probabilities(
-    evidence: Tensor,
+    evidence: Array,
     mode: Mode,
-    temperature: float | Tensor = 1.0,
-    background_weight: float | Tensor = 1.0,
-    offsets: Tensor | None = None,
-) -> Tensor:
+    temperature: float | Array = 1.0,
+    background_weight: float | Array = 1.0,
+    offsets: Array | None = None,
+) -> Array:
     """Turn evidence (images, columns) into probabilities; see `ClassifierHead.scores`."""
     if mode == "each":
         evidence = evidence[:, :-1] - background_weight * evidence[:, -1:]
     if offsets is not None:
-        evidence = evidence / temperature + offsets.to(evidence)
-    return evidence.sigmoid() if mode == "each" else evidence.softmax(-1)
+        evidence = evidence / temperature + like(offsets, evidence)
+    return sigmoid(evidence) if mode == "each" else softmax(evidence)
 
 
 __all__ = [

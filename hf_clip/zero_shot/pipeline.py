@@ -14,7 +14,7 @@ from transformers.image_utils import load_image
 
 from ..embedding.features import check_list, features
 from ..embedding.identity import OtherModelError
-from ..model.image_processing_hf_clip import naming
+from ..model.image_reading_hf_clip import naming
 from .cache import ClassEmbeddingCache, cache_key
 from .classifier import ZeroShotClassifier
 from .head import ClassifierHead, load_head

@@ -4,12 +4,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
-
-from ..embedding.features import check_list
+from ..embedding.features import Array, Model, check_list, unit_length
 from ..embedding.texts import embed_texts
-from ..model.modeling_hf_clip_base import normalize as unit_length
 
 TEMPLATE = "a photo of a {}."
 
@@ -17,12 +13,12 @@ logger = logging.getLogger(__name__)
 
 
 def embed_labels(
-    model: PreTrainedModel,
+    model: Model,
     processor: Any,
     labels: Iterable[Any],
     templates: str | Iterable[str],
     **tokenizer_kwargs,
-) -> torch.Tensor:
+) -> Array:
     """Compute class embeddings (labels, projection_dim) of length 1, float32 on the CPU.
 
     Of several templates the class embedding is the mean of a label's normalized prompts, normalized again (paper
@@ -46,9 +42,9 @@ def embed_labels(
     return average_prompts(embed_texts(model, processor, prompts, **tokenizer_kwargs), len(templates))
 
 
-def average_prompts(embeds: torch.Tensor, templates: int) -> torch.Tensor:
+def average_prompts(embeds: Array, templates: int) -> Array:
     """Average embeddings of prompts (labels * templates, D) over the templates of each label, to length 1 again."""
-    embeds = embeds.unflatten(0, (-1, templates))
+    embeds = embeds.reshape(-1, templates, embeds.shape[-1])
     # one prompt has length 1 already: to normalize it again would round it
     return unit_length(embeds.mean(1)) if templates > 1 else embeds[:, 0]
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.exports import write_export
 
 from hf_clip import HFCLIPExportedModel, HFCLIPModel, HFCLIPProcessor, ZeroShotClassifier
+from hf_clip.exported import load_exported, tensors
 from hf_clip.exported import model as exported_model
-from hf_clip.exported.manifest import MANIFEST, Manifest, is_exported, read_manifest
+from hf_clip.exported.manifest import MANIFEST, is_exported, read_manifest
 from hf_clip.loading import load_clip, load_text_tower
 
 
@@ -19,14 +21,7 @@ def clip(repositories, family) -> HFCLIPModel:
 @pytest.fixture
 def folder(clip, tmp_path, monkeypatch):
     """An exported folder whose graphs are the model itself."""
-    graphs = {"vision": {"fp32": "vision.onnx", "q8": "v.onnx"}, "text": {"fp32": "text.onnx", "q8": "t.onnx"}}
-    manifest = Manifest(
-        "onnx", "transformers.js", graphs, ".", ".", clip.logit_scale.item(), "x", clip.config.to_dict()
-    )
-    manifest.write(tmp_path)
-    for files in graphs.values():
-        for file in files.values():
-            (tmp_path / file).touch()
+    write_export(tmp_path, clip)
 
     @torch.no_grad()
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -72,7 +67,7 @@ def test_a_saved_classifier_serves_the_exported_model(folder, clip, repositories
 
 
 def test_a_dtype_picks_the_precision(folder, repositories, family, monkeypatch):
-    monkeypatch.setattr(exported_model, "load_exported_processor", lambda _: None)
+    monkeypatch.setattr(tensors, "load_exported_processor", lambda _: None)
     for dtype, precision in ((None, "fp32"), (torch.float32, "fp32"), (torch.int8, "q8")):
         assert load_clip(folder, dtype=dtype)[0].precision == precision
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -107,7 +102,25 @@ def test_a_device_is_checked_before_a_graph_is_opened(folder, monkeypatch):
     monkeypatch.setitem(exported_model.CHECK_DEVICE, "onnx", lambda *arguments: checked.append(arguments))
     HFCLIPExportedModel(folder)
     HFCLIPExportedModel(folder, device="cuda:0")
-    assert checked == [(str(folder), torch.device("cpu")), (str(folder), torch.device("cuda:0"))]
+    assert checked == [(str(folder), "cpu"), (str(folder), "cuda")]
+
+
+@pytest.mark.parametrize("mode", ["one", "any", "each"])
+def test_arrays_score_as_tensors_do(folder, clip, repositories, family, mode, tmp_path):
+    processor = HFCLIPProcessor.from_pretrained(repositories[family])
+    images = [Image.radial_gradient("L"), Image.linear_gradient("L")]
+    clips = (clip, processor), load_exported(write_export(folder, clip, processor))
+    tensors, arrays = (ZeroShotClassifier(*pair, ["a", "b"], ["a {}", "the {}"], mode=mode) for pair in clips)
+    assert isinstance(arrays.class_embeds, np.ndarray)
+    np.testing.assert_allclose(arrays.scores(images), tensors.scores(images), atol=1e-5)
+    tensors.save(tmp_path / "classes.safetensors")
+    read = ZeroShotClassifier.load(tmp_path / "classes.safetensors", *clips[1])
+    assert all(set(decision.labels) <= {"a", "b"} for _, decision in read.decisions(images))
+    np.testing.assert_allclose(read.scores(images), tensors.scores(images), atol=1e-5)
+    calibrated = read.calibrate([*images] * 10, ["a", "b"] * 10)
+    np.testing.assert_allclose(
+        calibrated.scores(images), tensors.calibrate([*images] * 10, ["a", "b"] * 10).scores(images), atol=1e-3
+    )
 
 
 def test_a_mask_is_refused(folder):

@@ -33,7 +33,7 @@ from torchvision import transforms
 from transformers import AutoImageProcessor, CLIPImageProcessor, CLIPImageProcessorPil
 
 from hf_clip import HFCLIPConfig, HFCLIPProcessor, HFCLIPTokenizer
-from hf_clip.model import image_processing_hf_clip
+from hf_clip.model import image_processing_hf_clip, pixels_hf_clip
 from hf_clip.model.image_processing_hf_clip import HFCLIPImageProcessor, HFCLIPImageProcessorTorchvision
 from hf_clip.openai.vocabulary import load_vocabulary
 
@@ -683,7 +683,7 @@ def test_torchvision_backend_on_a_gpu(photo):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_bound_counts_the_resized_image(backend, monkeypatch):
-    monkeypatch.setattr(image_processing_hf_clip, "MAX_RESIZED_PIXELS", 224 * 448)
+    monkeypatch.setattr(pixels_hf_clip, "MAX_RESIZED_PIXELS", 224 * 448)
     process = functools.partial(BACKENDS[backend](), return_tensors="pt")
     assert process(Image.new("RGB", (10, 20))).pixel_values.shape == (1, 3, 224, 224)
     assert process(Image.new("RGB", (300, 150))).pixel_values.shape == (1, 3, 224, 224)
