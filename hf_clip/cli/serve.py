@@ -122,7 +122,7 @@ def serve(
         raise CommandError("the templates are empty: write a sentence with {} for the label")
 
     def load() -> tuple[Any, Any]:
-        return common.load_model(source, dtype, device, optimize, trust_remote_code)
+        return common.load_embedder(source, dtype, device, optimize, trust_remote_code)
 
     with open_socket(host, port) as listener:
         address = f"http://{host}:{listener.getsockname()[1]}"

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from ..data.requests import check_prompts
+from ..utils.packages import package_version
 from ..utils.text import printable
 from .engine import Embedding
 from .gate import HEALTH, Gate
@@ -101,7 +101,7 @@ def create_app(load: Callable[[], tuple[Any, Any]], settings: ServerSettings, *,
         await service.stop()
 
     app = FastAPI(
-        title="hf_clip", version=version("hf-clip"), description=ABOUT, lifespan=lifespan, redoc_url=None,
+        title="hf_clip", version=package_version(), description=ABOUT, lifespan=lifespan, redoc_url=None,
         servers=[{"url": "/"}],
     )  # fmt: skip
     app.state.service = service

@@ -1,6 +1,6 @@
 """The model behind the server: batches of images, texts and label sets in, arrays out.
 
-This is the one module of the server that knows torch; the others pass its results on.
+Only maps need torch: an exported model embeds, scores and ranks on NumPy arrays without it.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from PIL import Image
 from ..data.images import Exif
 from ..data.requests import MAX_MAP_SIDE, RequestError, decode_upload, open_upload
 from ..utils.text import first_line
+from ..utils.threads import thread_count
 
 # images of more pixels are decoded one at a time: 16 of 40 megapixels would take gigabytes
 LARGE = 4_000_000
@@ -32,7 +33,7 @@ class ServedModel:
     """Run a CLIP for requests; methods may be called from several threads.
 
     Args:
-        model: What `load_clip` gives: a CLIP of this package, transformers' own, or an exported one.
+        model: What `load_clip` or `load_exported` gives: a CLIP of this package, transformers' own, or an exported one.
         processor: Its processor.
         exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
 
@@ -41,8 +42,7 @@ class ServedModel:
     """
 
     def __init__(self, model: Any, processor: Any, exif: Exif = "ignore"):
-        import torch
-
+        from ..embedding.features import is_on_cpu
         from ..embedding.identity import name_of
         from ..zero_shot.scoring import check_model
 
@@ -51,8 +51,8 @@ class ServedModel:
         self.source = name_of(model)
         self.context_length: int = processor.tokenizer.model_max_length
         # a model on the CPU wants all cores itself; one on a GPU computes while the next batch is decoded
-        self.threads = 1 if model.device.type == "cpu" else 2
-        self._decoders = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="hf_clip_decode")
+        self.threads = 1 if is_on_cpu(model) else 2
+        self._decoders = ThreadPoolExecutor(thread_count(), thread_name_prefix="hf_clip_decode")
         self._one_large = Lock()
 
     def probe(self) -> tuple[dict[str, str], int]:
@@ -86,15 +86,13 @@ class ServedModel:
 
     def embed_contents(self, contents: list[bytes]) -> list[Embedding | Exception]:
         """Embed encoded images; one that cannot be read gives its RequestError."""
-        import torch
-
-        from ..embedding.features import features
+        from ..embedding.features import concatenate, features
 
         pixels = list(self._decoders.map(self._pixel_values, contents))
         readable = [each for each in pixels if not isinstance(each, Exception)]
         rows: list[Embedding] = []
         if readable:
-            rows = _pairs(features(self.model, "image", {"pixel_values": torch.cat(readable)}, normalize=False))
+            rows = _pairs(features(self.model, "image", {"pixel_values": concatenate(readable)}, normalize=False))
         embedded = iter(rows)
         return [each if isinstance(each, Exception) else next(embedded) for each in pixels]
 
@@ -119,11 +117,10 @@ class ServedModel:
 
     def average_prompts(self, prompts: Sequence[np.ndarray], templates: int) -> Any:
         """Average embeddings of length 1 of prompts, the templates of each label together."""
-        import torch
-
+        from ..embedding.features import as_batch
         from ..zero_shot.prompts import average_prompts
 
-        return average_prompts(torch.from_numpy(np.stack(prompts)), templates)
+        return average_prompts(as_batch(self.model, np.stack(prompts)), templates)
 
     def map_texts(self, requests: list[tuple[bytes, tuple[str, ...], str, bool]]) -> list[Any]:
         """Map texts in images: for each (image, texts, method, whole) the picture and maps (texts, height, width)."""
@@ -139,11 +136,10 @@ class ServedModel:
 
     def compare(self, images: Sequence[np.ndarray], texts: Any) -> Any:
         """Compute logits (images, texts) of embeddings of length 1."""
-        import torch
-
+        from ..embedding.features import as_batch
         from ..zero_shot.scoring import zero_shot_logits
 
-        return zero_shot_logits(self.model, torch.from_numpy(np.stack(images)), torch.as_tensor(texts))
+        return zero_shot_logits(self.model, as_batch(self.model, np.stack(images)), as_batch(self.model, texts))
 
     @staticmethod
     def background(labels: Sequence[str], mode: str) -> tuple[str, ...]:
@@ -178,24 +174,29 @@ class ServedModel:
 
     def rank(self, images: Sequence[np.ndarray], head: Any, top_k: int | None) -> list[list[dict[str, Any]]]:
         """Rank the labels of a head for each image, best first, as the zero-shot pipeline does."""
-        import torch
-
+        from ..embedding.features import as_batch
         from ..zero_shot.scoring import ranked
 
-        scores = head.scores(head.evidence(self.model, torch.from_numpy(np.stack(images))))
+        scores = head.scores(head.evidence(self.model, as_batch(self.model, np.stack(images))))
         return [ranked(row, head.columns, top_k) for row in scores]
 
     def has_maps(self) -> bool:
         """Return True if the model can map texts in images."""
+        from ..exported.model import ExportedCLIP
+
+        if isinstance(self.model, ExportedCLIP):
+            return False
         from transformers import CLIPModel
 
         return isinstance(self.model, CLIPModel) or hasattr(self.model, "get_dense_image_features")
 
     def _pixel_values(self, content: bytes) -> Any:
         try:
+            from ..embedding.features import tensor_type
+
             image = self._decode(content)
             image_processor = getattr(self.processor, "image_processor", self.processor)
-            return image_processor(images=[image], return_tensors="pt")["pixel_values"]
+            return image_processor(images=[image], return_tensors=tensor_type(self.model))["pixel_values"]
         except RequestError as error:
             return error
         except Exception as error:  # the image processor refuses what it cannot resize
@@ -217,9 +218,9 @@ class ServedModel:
 
 
 def _pairs(rows: Any) -> list[Embedding]:
-    from ..model.modeling_hf_clip_base import normalize
+    from ..embedding.features import on_cpu, unit_length
 
-    raw, unit = rows.cpu().numpy(), normalize(rows).cpu().numpy()
+    raw, unit = np.asarray(on_cpu(rows)), np.asarray(on_cpu(unit_length(rows)))
     return [Embedding(*pair) for pair in zip(raw, unit, strict=True)]
 
 

@@ -1,5 +1,6 @@
 """Optional packages and the extras that install them, and the command that installs an extra."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,7 +14,7 @@ MODEL_PACKAGES = ("torch", "torchvision", "transformers")
 # the distribution of the same code that depends on none of these
 SMALL, SMALL_FOLDER = "hf_clip_exported", "distributions/exported"
 # extras that both distributions have
-SMALL_EXTRAS = ("heif", "openvino", "parquet", "plot", "remote", "search")
+SMALL_EXTRAS = ("heif", "openvino", "parquet", "plot", "remote", "search", "serve")
 
 
 class MissingPackageError(ImportError):
@@ -33,6 +34,11 @@ def install_command(extra: str = "") -> str:
     if extra in SMALL_EXTRAS and not has_model_packages():
         return f'pip install "{SMALL}[{extra}] @ {SOURCE}#subdirectory={SMALL_FOLDER}"'
     return f'pip install "hf_clip{f"[{extra}]" if extra else ""} @ {SOURCE}"'
+
+
+def package_version() -> str:
+    """Return hf_clip's version, whichever distribution installed it."""
+    return sys.modules[__name__.partition(".")[0]].__version__
 
 
 @contextmanager
@@ -66,4 +72,12 @@ def require_torch(lowest: str, purpose: str) -> None:
         )
 
 
-__all__ = ["MissingPackageError", "explaining", "has_model_packages", "install_command", "require", "require_torch"]
+__all__ = [
+    "MissingPackageError",
+    "explaining",
+    "has_model_packages",
+    "install_command",
+    "package_version",
+    "require",
+    "require_torch",
+]
