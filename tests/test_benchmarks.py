@@ -5,7 +5,7 @@ import torch
 from support.originals import FAMILIES
 from torch.nn.functional import normalize
 
-from benchmarks import drop_in, imports, report, training
+from benchmarks import cuda, drop_in, imports, invariance, report, training
 from benchmarks.common import ORIGINAL, in_fresh_process, rows_of, take_turns
 from benchmarks.encode import text_cases
 from benchmarks.peers import EXACT, OPTIMIZED, Peers, build
@@ -30,6 +30,23 @@ def test_peers_embed_images_alike(peers):
     assert torch.equal(embeds[EXACT], embeds[ORIGINAL])
     assert not torch.equal(embeds[OPTIMIZED], embeds[ORIGINAL])
     assert max(distances(embeds).values()) < 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_fp16_mix_is_compared_and_timed(family):
+    device = torch.device("cpu")
+    models = cuda.build(family, device)
+    lines = cuda.compare(models, device)
+    assert [f"{method}, {EXACT}: the original's bits" in lines for method in ("encode_image", "encode_text")] == [
+        True
+    ] * 2
+    assert [line.split(":")[0] for line in cuda.saturate(models, device, 1, 1)] == ["batch 1"]
+
+
+def test_bits_are_counted_over_batches_and_threads(peers):
+    pixels = torch.randn(invariance.IMAGES, 3, peers.resolution, peers.resolution)
+    equal, total = invariance.equal_rows(peers.exact, pixels, deterministic=True)
+    assert equal == total == 2 * len(invariance.BATCHES) * len(pixels)
 
 
 @torch.no_grad()
