@@ -10,7 +10,7 @@ from PIL import Image
 
 KIND = os.environ.get("SERVING_KIND", "image")
 PATH = os.environ.get("SERVING_PATH", "/v1/embeddings")
-DRAWN = 64
+DRAWN = int(os.environ.get("SERVING_DRAWN", "64"))  # different bodies
 SIZE = (500, 375)
 
 
