@@ -54,7 +54,7 @@ def load(address: str, process: int, kind: str, clients: int, seconds: float) ->
     before = cpu_seconds(process)
     command = [
         sys.executable, "-m", "locust", "-f", HERE / "serving_users.py", "--headless", "--host", address,
-        "-u", clients, "-r", clients, "-t", f"{seconds:g}s", "--json", "--loglevel", "ERROR", "--reset-stats",
+        "-u", clients, "-r", clients, "-t", f"{seconds:g}s", "--json", "--loglevel", "ERROR",
     ]  # fmt: skip
     environment = os.environ | {"SERVING_KIND": kind, "PYTHONPATH": ""}
     done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
