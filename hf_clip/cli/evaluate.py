@@ -347,11 +347,14 @@ def show(results: Sequence["Result"], options: Measured) -> None:
     """Print results, and draw them if asked to."""
     print_results(results, options.as_json)
     if options.plot is not None:
+        from ..evaluation.results import chance_of, size_of
         from ..plots.evaluations import draw_evaluation
 
         for result in results:
             file = file_of(options.plot, result.model, [other.model for other in results])
-            draw_evaluation(f"{result.dataset}: {result.model}", result.details, file)
+            images, classes, texts = (result.settings.get(name, 0) for name in ("images", "classes", "texts"))
+            title = f"{result.dataset}: {Path(result.model).name}\n{size_of(images, classes, texts)}"
+            draw_evaluation(title, result.details, file, chance_of(images, classes))
             say(f"drawn: {file}", err=True)
 
 

@@ -1,31 +1,40 @@
 """Figures of evaluations: recall by class, confusions, recall curves, the search of a probe's C, benchmarks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .figures import BAR_BACKGROUND, save_figure, shortened
+from .figures import BAR_BACKGROUND, CHANCE_LINE, save_figure, shortened
 
 MAX_BARS, MAX_CONFUSED = 40, 12
+CANDIDATES = {"text": "texts", "image": "images"}  # what is searched
 BAR, OUTSIDE = "#4472b8", "#c03030"
 
 
-def draw_evaluation(title: str, details: Mapping[str, Any], output: Path) -> None:
-    """Draw the details of a result, one panel for each kind; a failure leaves no partial file."""
+def draw_evaluation(title: str, details: Mapping[str, Any], output: Path, chance: float | None = None) -> None:
+    """Draw the details of a result, one panel for each kind; a failure leaves no partial file.
+
+    Args:
+        title: What was measured, and on how many images.
+        details: The details of the result.
+        output: The file to write.
+        chance: The accuracy of guessing, a dotted line.
+    """
     from matplotlib.figure import Figure
 
     panels: dict[str, Callable[[Any, Any], None]] = {
-        "per_class_recall": _classes,
+        "per_class_recall": partial(_classes, chance=chance),
         "confusions": _confusions,
         "recall": _curves,
-        "sweep": _sweep,
+        "sweep": partial(_sweep, chance=chance),
     }
     drawn = [(draw, details[name]) for name, draw in panels.items() if details.get(name)]
     if not drawn:
         raise ValueError(f"the result of {title} has nothing to draw: evaluate again without --resume")
     bars = min(len(details.get("per_class_recall", ())), MAX_BARS)
     figure = Figure((6.2 * len(drawn), max(4.2, 0.19 * bars + 1)), dpi=130, layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     for axis, (draw, values) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         draw(axis, values)
     save_figure(figure, output)
@@ -42,9 +51,13 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float | None, o
     """
     from matplotlib.figure import Figure
 
-    names = [f"{row.dataset}\n{row.metric}" for row in next(iter(rows.values()))]
-    figure = Figure((7.5, 0.42 * len(names) + 1.4), dpi=130, layout="constrained")
+    first = next(iter(rows.values()))
+    names = ["\n".join(filter(None, [row.dataset, row.metric, row.size])) for row in first]
+    figure = Figure((7.5, 0.5 * len(names) + 1.4), dpi=130, layout="constrained")
     axis = figure.subplots()
+    chances = [(row.chance, place) for place, row in enumerate(first) if row.chance is not None]
+    if chances:
+        axis.plot(*zip(*chances, strict=True), "|", color="black", markersize=12, label="chance")
     for model, figures in rows.items():
         dots = axis.plot(
             [row.measured for row in figures], range(len(names)), "o", markersize=5, label=shortened(Path(model).name)
@@ -82,7 +95,7 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float | None, o
     save_figure(figure, output)
 
 
-def _classes(axis: Any, recall: Mapping[str, float]) -> None:
+def _classes(axis: Any, recall: Mapping[str, float], chance: float | None) -> None:
     names = list(recall)[:MAX_BARS]
     axis.barh(range(len(names)), [1] * len(names), color=BAR_BACKGROUND)
     axis.barh(range(len(names)), [recall[name] for name in names], color=BAR)
@@ -91,6 +104,9 @@ def _classes(axis: Any, recall: Mapping[str, float]) -> None:
     )
     rest = f" (the worst {MAX_BARS} of {len(recall)})" if len(recall) > MAX_BARS else ""
     axis.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="recall", title=f"by class{rest}")
+    if chance is not None:
+        axis.axvline(chance, label="chance", **CHANCE_LINE)
+        axis.legend(fontsize=7, loc="lower right")
 
 
 def _confusions(axis: Any, pairs: Sequence[Sequence[Any]]) -> None:
@@ -109,18 +125,26 @@ def _confusions(axis: Any, pairs: Sequence[Sequence[Any]]) -> None:
     axis.set(xlabel="found", ylabel="true", title="most frequent confusions")
 
 
-def _curves(axis: Any, curves: Mapping[str, Sequence[float]]) -> None:
+def _curves(axis: Any, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
     for name, points in curves.items():
-        axis.plot(*zip(*points, strict=True), marker=".", label=f"{name} retrieval")
+        [line] = axis.plot(*zip(*points, strict=True), marker=".", label=f"{name} retrieval")
+        candidates = points[-1][0]  # where the recall is 1
+        matches = max(1, candidates / curves["image"][-1][0])  # texts of an image; a text has one image
+        guessed = [1 - (1 - place / candidates) ** matches for place, _ in points]
+        style = CHANCE_LINE | {"color": line.get_color(), "label": f"chance, {candidates:,} {CANDIDATES[name]}"}
+        axis.plot([place for place, _ in points], guessed, **style)
     axis.set_xscale("log")
     axis.set(xlabel="k", ylabel="recall@k", ylim=(0, 1.02), title="recall")
-    axis.legend()
+    axis.legend(fontsize=7)
 
 
-def _sweep(axis: Any, points: Sequence[Sequence[float]]) -> None:
+def _sweep(axis: Any, points: Sequence[Sequence[float]], chance: float | None) -> None:
     axis.plot(*zip(*points, strict=True), marker=".", color=BAR)
     axis.set_xscale("log")
     axis.set(xlabel="C", ylabel="validation accuracy", title="search of C")
+    if chance is not None:
+        axis.axhline(chance, label="chance", **CHANCE_LINE)
+        axis.legend(fontsize=7)
 
 
 __all__ = ["draw_benchmark", "draw_evaluation"]

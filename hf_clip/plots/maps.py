@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .figures import save_figure
+from .figures import save_figure, use_fallback_fonts
 
 MAPS_PER_ROW = 4
 CELL = 2.8  # inches
@@ -65,6 +65,7 @@ def maps_figure(image: Image.Image, titles: Sequence[str], maps: np.ndarray, met
         extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
         shown = axis.imshow(_thinned(values), alpha=OPACITY, extent=extent, **colors)
     figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=7)
+    use_fallback_fonts(figure)
     return figure
 
 

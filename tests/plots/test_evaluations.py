@@ -20,6 +20,17 @@ def test_each_part_has_a_panel(tmp_path):
     assert widths == [widths[0] * count for count in (1, 2, 4)]
 
 
+def test_guessing_is_a_line(tmp_path):
+    for name in DETAILS:
+        draw_evaluation("x", {name: DETAILS[name]}, tmp_path / "out.svg", chance=0.25)
+        drawn = (tmp_path / "out.svg").read_text()
+        assert ("<!-- chance" in drawn) is (name != "confusions")
+    draw_benchmark({"m": [Comparison("x", "acc1", 0.5, None, "4 images", 0.25)]}, None, tmp_path / "out.svg")
+    drawn = (tmp_path / "out.svg").read_text()
+    assert "<!-- chance -->" in drawn
+    assert "<!-- 4 images -->" in drawn
+
+
 def test_nothing_to_draw_is_said(tmp_path):
     with pytest.raises(ValueError, match="the result of x has nothing to draw"):
         draw_evaluation("x", {"confusions": []}, tmp_path / "out.png")
