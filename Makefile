@@ -10,7 +10,7 @@ LOWEST_TORCH_TESTS := tests/model tests/zero_shot tests/openai/test_convert.py t
 # the lowest version of a package that pyproject.toml admits
 lowest = $(1)==$$(sed -n 's/^ *"$(1)>=\(.*\)",/\1/p' pyproject.toml)
 
-.PHONY: help demo docs test test-fast test-lowest test-integrations lint format
+.PHONY: help demo docs test test-fast test-lowest test-lowest-torch test-integrations lint format
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -29,12 +29,14 @@ test: lint  ## all tests, the nine architectures at full size included (20 minut
 test-fast: lint  ## tests of small models only (before each commit)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not integration"
 
-test-lowest: $(READY) $(VENV)/lowest $(VENV)/lowest-torch  ## the fast tests with the lowest versions that pyproject.toml admits
+test-lowest: $(READY) $(VENV)/lowest  ## the fast tests with the lowest transformers that pyproject.toml admits
 	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not integration"
 	@# remote code, which older versions copied in part
 	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest tests/test_remote_code.py
-	@# the lowest torch, beside the newest transformers: 5.10 asks for types of torch 2.7. The rooms that depend on
-	@# torch's numbers, as the whole would take as long again
+
+# beside the newest transformers: 5.10 asks for types of torch 2.7. The rooms that depend on torch's numbers, as the
+# whole would take as long again
+test-lowest-torch: $(READY) $(VENV)/lowest-torch  ## tests of the models with the lowest torch, which takes minutes to download
 	PYTHONPATH=$(abspath $(VENV)/lowest-torch) $(BIN)/python -m pytest -n 2 \
 		-m "not slow and not exhaustive and not integration" $(LOWEST_TORCH_TESTS)
 
