@@ -272,8 +272,9 @@ def measure(family: str, count: int, splits: int, show: Callable[[str, dict], No
 
 
 def main(
-    count: Annotated[int, typer.Option("--pictures", help="Pictures of each kind.")] = 1200,
+    count: Annotated[int, typer.Option("--pictures", help="Pictures of each kind.")] = 600,
     splits: Annotated[int, typer.Option(help="Random splits for coverage; a part of them for the rest.")] = 1000,
+    families: Annotated[str, typer.Option(help="Models of examples/ to measure.")] = ",".join(CHECKPOINTS),
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the numbers.")] = Path(
         "build/benchmarks/decisions.json"
     ),
@@ -284,7 +285,8 @@ def main(
     """
     console = Console(width=max(150, Console().width))
     found = {
-        family: measure(family, count, splits, lambda title, rows: show(console, title, rows)) for family in CHECKPOINTS
+        family: measure(family, count, splits, lambda title, rows: show(console, title, rows))
+        for family in families.split(",")
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps({"pictures": count, "splits": splits, "found": found}, indent=1) + "\n")
