@@ -31,9 +31,10 @@ def install_command(extra: str = "") -> str:
 
     Where torch is not installed, an extra is that of the distribution without it, if it has one of this name.
     """
+    distribution, place = "hf_clip", SOURCE
     if extra in SMALL_EXTRAS and not has_model_packages():
-        return f'pip install "{SMALL}[{extra}] @ {SOURCE}#subdirectory={SMALL_FOLDER}"'
-    return f'pip install "hf_clip{f"[{extra}]" if extra else ""} @ {SOURCE}"'
+        distribution, place = SMALL, f"{SOURCE}#subdirectory={SMALL_FOLDER}"
+    return f'pip install "{distribution}{f"[{extra}]" if extra else ""} @ {place}"'
 
 
 def package_version() -> str:
