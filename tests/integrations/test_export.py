@@ -190,6 +190,18 @@ def test_fp16_graphs_take_and_give_float32(exported, family, model):
     assert embeds.isfinite().all()
 
 
+def test_the_runtime_works_where_torch_cannot_be_imported(exported, family, tmp_path):
+    for folder in ("photos", "output"):
+        (tmp_path / folder).mkdir()
+    for name in ("0.png", "1.png"):
+        random_image("RGB", 40, 50, np.random.default_rng()).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "broken.png").write_text("no image")
+    client = Path(__file__).parents[1] / "support" / "without_torch_client.py"
+    arguments = [exported[family], tmp_path / "photos", tmp_path / "output"]
+    done = subprocess.run([sys.executable, "-W", "ignore", client, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("runtime", ["exported", "openvino"])
 def test_classifier_and_embedders_take_the_exported_model(request, family, runtime, model, processor):
     loaded, loaded_processor = load_clip(request.getfixturevalue(runtime)[family])
