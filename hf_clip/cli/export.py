@@ -58,6 +58,12 @@ def export(
         ),
     ] = None,
     exif: ExifMode = ExifUse.ignore,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A .safetensors of calibrate or few-shot, to add as classifier.onnx beside the towers."
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Export a CLIP to ONNX Runtime, OpenVINO or the browser, and measure each graph against the model.
@@ -85,6 +91,7 @@ def export(
         calibration=calibrate,
         evaluation=evaluate,
         exif=exif.value,
+        classifier=classifier,
         force=force,
         report=say,
     )

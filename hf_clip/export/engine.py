@@ -26,7 +26,9 @@ from ..model.modeling_hf_clip_base import has_plain_weight
 from ..model.processing_hf_clip import HFCLIPProcessor
 from ..utils.files import check_output, new_directory
 from ..utils.packages import require, require_torch
+from ..zero_shot.head import load_head
 from .card import write_export_card
+from .classifier import CLASSIFIER, write_classifier
 from .measure import NOT_EVALUATED, evaluate, graph_errors, labeled_images, tower_inputs
 from .precisions import has_convolutions, write_fp16, write_openvino, write_q8
 from .preprocessing import write_fused, write_preprocessing
@@ -64,6 +66,7 @@ def export_clip(
     calibration: str | os.PathLike | None = None,
     evaluation: str | os.PathLike | None = None,
     exif: Exif = "ignore",
+    classifier: str | os.PathLike | None = None,
     force: bool = False,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -85,6 +88,8 @@ def export_clip(
         calibration: A folder of images, required for q8 of a ResNet, whose convolutions are quantized statically.
         evaluation: A folder with one subfolder of images for each label, on which every precision is evaluated.
         exif: "apply" turns the images of both folders as their EXIF orientation says; "ignore" does as the original.
+        classifier: A file that `ZeroShotClassifier.save` or `FewShotClassifier.save` wrote with this model, to add as
+            classifier.onnx, from image embeddings to probabilities, for runtime "onnx".
         force: Replace an existing output.
         report: Called with a sentence at each step.
 
@@ -102,8 +107,11 @@ def export_clip(
     """
     output = Path(output)
     plan = _plan(runtime, parts, precisions, target)
+    if classifier is not None and runtime != "onnx":
+        raise ValueError(f"a classifier is written for runtime onnx, not {runtime}: leave it off")
     check_output(output, force)
     model, processor = load_source(source, processor)
+    head = None if classifier is None else load_head(classifier, model, processor)
     if "q8" in plan.precisions and "vision" in plan.towers and has_convolutions(model.config) and calibration is None:
         raise ValueError("q8 of a ResNet needs calibration images: pass calibration (--calibrate), a folder of images")
     pixels = None if calibration is None else _calibration(Path(calibration), processor, exif)
@@ -119,6 +127,9 @@ def export_clip(
         manifest.write(directory)
         write_export_card(directory, output.absolute().name, manifest, files)
         result: dict[str, Any] = {"versions": _versions(), "opset": OPSET, "files": files, "evaluation": NOT_EVALUATED}
+        if head is not None:
+            result["classifier"] = write_classifier(head, model.logit_scale, directory, OPSET)
+            report(f"{CLASSIFIER}: {len(head.columns):,} scores of {', '.join(map(str, head.columns[:3]))} ...")
         if labeled is not None:
             report(f"evaluating on {len(labeled):,} images")
             result["evaluation"] = evaluate(directory, plan.precisions, model, processor, labeled, report, exif)
