@@ -132,14 +132,14 @@ def drop_duplicates(
         ValueError: The threshold is no cosine, or there are more clusters than rows.
     """
     check_threshold(threshold)
-    place, _ = open_parts(source)
+    place, settings = open_parts(source)
     rule = {"threshold": threshold, "clusters": clusters, "keep": keep, "seed": seed}
     target = open_target(source, output, rule, restart)
     # the rows to keep are known before the first one is written, and stay until the last one is
     unfinished = target.place / f".kept-{target.digest}.npy"
     kept = _known(unfinished) if target.begun else None
     if kept is None:
-        rows = _unit_rows(place)
+        rows = _unit_rows(place, settings["normalize"])
         found = cluster_rows(rows, cluster_count(len(rows)) if clusters is None else clusters, seed)
         kept = ~semantic_duplicates(rows, threshold, found, keep)
         del rows
@@ -165,12 +165,14 @@ def _known(unfinished: Place) -> np.ndarray | None:
     return np.load(io.BytesIO(unfinished.fs.cat_file(unfinished.path)))
 
 
-def _unit_rows(place: Place) -> np.ndarray:
+def _unit_rows(place: Place, normalized: bool) -> np.ndarray:
+    """Read all embeddings; those of length 1 stay as they are, bit for bit."""
     blocks = []
     for part in iter_part_columns(place, []):
         rows = part.embeds(IMAGE)
-        lengths = np.linalg.norm(rows.astype(np.float32), axis=1, keepdims=True)
-        blocks.append((rows / lengths).astype(rows.dtype))
+        if not normalized:
+            rows = (rows / np.linalg.norm(rows.astype(np.float32), axis=1, keepdims=True)).astype(rows.dtype)
+        blocks.append(rows)
     if not sum(map(len, blocks)):
         raise StoreError(f"{place} has no embedding: embed its images first")
     return np.concatenate(blocks)

@@ -171,6 +171,7 @@ def fit(features: np.ndarray, targets: np.ndarray, C: float) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the paper stops at MAX_ITERATIONS too
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # few pictures of each are meant
         return LogisticRegression(C=C, max_iter=MAX_ITERATIONS).fit(features, targets)
 
 

@@ -80,6 +80,14 @@ def test_the_output_has_the_rows_that_are_left(tmp_path):
     }
 
 
+def test_rows_of_any_length_are_compared_by_direction(tmp_path):
+    source = write_parts(tmp_path / "source", ROWS, part_rows=25)
+    longer = write_parts(tmp_path / "longer", ROWS * np.float32(4), part_rows=25, normalized=False)
+    for place in (source, longer):
+        drop_duplicates(str(place), str(place.with_suffix(".kept")), THRESHOLD, clusters=3)
+    assert kept_rows(source.with_suffix(".kept")).keys() == kept_rows(longer.with_suffix(".kept")).keys()
+
+
 def test_half_precision_rows(tmp_path):
     source = write_parts(tmp_path / "source", ROWS.astype(np.float16))
     found = drop_duplicates(str(source), str(tmp_path / "kept"), THRESHOLD)

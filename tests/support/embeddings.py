@@ -22,9 +22,11 @@ def cones(counts: list[int], dim: int = 16, noise: float = 0.5, seed: int = 0) -
     return normalize(axes[targets] + noise * drawn), targets, axes
 
 
-def write_parts(folder: Path, images: np.ndarray, texts: np.ndarray | None = None, part_rows: int = 10) -> Path:
+def write_parts(
+    folder: Path, images: np.ndarray, texts: np.ndarray | None = None, part_rows: int = 10, normalized: bool = True
+) -> Path:
     """Write embeddings as `hf-clip embed` does into a directory; a row of NaN is an image that failed."""
-    settings: dict[str, Any] = {"model": "m", "dtype": "float32", "normalize": True, "dim": images.shape[1]}
+    settings: dict[str, Any] = {"model": "m", "dtype": "float32", "normalize": normalized, "dim": images.shape[1]}
     settings |= {"probe": images[0].tolist(), "row_dtype": str(images.dtype), "text_column": None}
     names = [f"{number:06}.png" for number in range(len(images))]
     batch = {"key": names, "path": names, "version": ["1"] * len(names), "embedding": images}
