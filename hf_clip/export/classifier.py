@@ -49,7 +49,7 @@ def write_classifier(head: ClassifierHead, logit_scale: torch.Tensor, directory:
     )
     with torch.no_grad():
         expected = scores(embeds).numpy()
-    found = OPEN["onnx"](directory / CLASSIFIER, torch.device("cpu"))({"image_embeds": embeds.numpy()})
+    found = OPEN["onnx"](directory / CLASSIFIER, "cpu")({"image_embeds": embeds.numpy()})
     return {"columns": len(head.columns), "absolute_error_max": float(np.abs(found - expected).max())}
 
 
