@@ -174,7 +174,9 @@ def test_a_sweep_writes_the_best(model: Path, tuned: Path, folder: Path, tmp_pat
     data = folder if labels else write_csv(folder / "pairs.csv", captions(folder))
     assert run("merge", model, tuned, "--output", tmp_path / "merged", "--sweep", "0:1:0.5", "--eval", data) == 0
     lines = capsys.readouterr().out.splitlines()
-    scores = {line.split()[1].strip(":"): float(line.split()[3].strip(",")) for line in lines[:3]}
+    tried = [line.split() for line in lines if line.startswith("alpha ")]
+    scores = {words[1].strip(":"): float(words[3].strip(",")) for words in tried}
+    assert len(scores) == 3
     assert lines[-1].endswith(f"alpha {max(scores, key=scores.get)}")
 
 

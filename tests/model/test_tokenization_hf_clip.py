@@ -509,8 +509,8 @@ def assert_behaves_as_built(tokenizer) -> None:
 def test_save_and_load(tokenizer, tmp_path):
     tokenizer(TEXTS, padding=True, truncation=True, max_length=5, return_special_tokens_mask=True)
     written = tokenizer.save_pretrained(tmp_path / "a")
-    code = ["batches_hf_clip.py", "bpe_hf_clip.py", "text_cleaning_hf_clip.py", "tokenization_hf_clip.py"]
-    names = [*code, "tokenizer.json", "tokenizer_config.json"]
+    code = ["batches", "bpe", "packed_texts", "requirement", "text_cleaning", "tokenization"]
+    names = [*(f"{name}_hf_clip.py" for name in code), "tokenizer.json", "tokenizer_config.json"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     assert sorted(Path(path).name for path in written) == names[len(code) :]
     loaded = HFCLIPTokenizer.from_pretrained(tmp_path / "a")
