@@ -182,8 +182,9 @@ def test_every_verb_runs_from_the_wheel(installed, archives, family, tmp_path):
     (tmp_path / "photos").mkdir()
     Image.radial_gradient("L").convert("RGB").save(tmp_path / "photos" / "photo.png")
     shutil.copytree(tmp_path / "photos", tmp_path / "classes" / "a_gradient")
-    for label in ("a ball", "a box"):
-        shutil.copytree(tmp_path / "photos", tmp_path / "pairs" / label)
+    for label, gradient in (("a ball", Image.radial_gradient), ("a box", Image.linear_gradient)):
+        (tmp_path / "pairs" / label).mkdir(parents=True)
+        gradient("L").convert("RGB").save(tmp_path / "pairs" / label / "photo.png")
     (tmp_path / "pairs.csv").write_text("image,text\nphotos/photo.png,a ball\n")
     archive = archives[family]
 
@@ -199,6 +200,7 @@ def test_every_verb_runs_from_the_wheel(installed, archives, family, tmp_path):
         "classify": ["photos", "--labels", LABELS, "--model", "clip", "--plot", "scores.png"],
         "embed": ["photos", "--output", "features.safetensors", "--model", "clip"],
         "filter": ["pairs.csv", "--model", "clip", "--output", "filtered", "--min-score", "-1"],
+        "calibrate": ["pairs", "--model", "clip", "--output", "calibrated.safetensors"],
         "few-shot": ["pairs", "--model", "clip", "--output", "few.safetensors"],
         "suspects": ["pairs", "--model", "clip", "--output", "suspects.csv"],
         "dedup": ["photos", "--model", "clip", "--output", "unique"],

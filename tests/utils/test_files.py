@@ -12,10 +12,14 @@ from hf_clip.utils.files import check_output, new_directory, replacing
 
 @pytest.fixture
 def interruptible():
-    """Let children be interrupted: what a background job of a shell starts ignores Ctrl-C."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let children be interrupted: a background job of a shell ignores Ctrl-C, one of nohup the end of its terminal."""
+    handlers = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def write(path, mark, text, error=None):
