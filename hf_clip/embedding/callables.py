@@ -107,6 +107,8 @@ class ImagePreprocessor:
         """
         images = batch[self.column]
         tallies = [ImageTally() for _ in images]
+        if len(images):
+            _ = self.processor  # loaded before there are threads: two that import at once find half a module
         with ThreadPoolExecutor(self.workers or thread_count()) as pool:
             results = list(pool.map(self._pixels, images, range(len(images)), tallies))
         found = [pixels for pixels, _ in results if pixels is not None]
