@@ -23,7 +23,7 @@ demo: $(DEMO)  ## convert two tiny CLIPs, label images with them, draw build/dem
 docs: $(VENV)-docs/.ready  ## build the documentation site in build/docs/site, a warning is an error
 	$(VENV)-docs/bin/python docs/build.py build/docs
 
-test: lint  ## all tests, the nine architectures at full size included (20 minutes)
+test: lint  ## all tests, the nine architectures at full size included (half an hour)
 	$(BIN)/python -m pytest -n 2
 
 test-fast: lint  ## tests of small models only (before each commit)
