@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,3 +97,15 @@ def paths(tmp_path_factory) -> list[Path]:
 @pytest.fixture
 def images(paths) -> list[Image.Image]:
     return [Image.open(path) for path in paths]
+
+
+@pytest.fixture
+def interruptible() -> Generator:
+    """Let children be interrupted: a background job of a shell ignores Ctrl-C, one of nohup the end of its terminal."""
+    handlers = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

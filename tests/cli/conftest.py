@@ -1,6 +1,4 @@
 import copy
-import signal
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -25,14 +23,6 @@ def load_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "load_model", load)
         yield
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let children be interrupted: what a background job of a shell starts ignores Ctrl-C."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 from PIL import Image
 from support.commands import run
 from support.originals import FAMILIES
 from support.photos import BROKEN, READABLE, draw, load
+from support.threads import as_many_threads
 
 from hf_clip import embed_images
 from hf_clip.embedding import images
@@ -393,10 +393,9 @@ def test_a_run_killed_at_random_times_ends_with_each_key_once(count, kills, repo
     model = repositories[FAMILIES[1]]
     arguments = ["embed", folder, "-o", tmp_path / "emb", "-m", model, "--batch-size", 8, "--part-rows", 16]
     command = [sys.executable, "-m", "hf_clip", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number can give other bits
     rng, killed = np.random.default_rng(0), 0
     for _ in range(kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=as_many_threads())
         parts, begin = len(list((tmp_path / "emb").glob("part-*"))), time.monotonic()
         while process.poll() is None and len(list((tmp_path / "emb").glob("part-*"))) == parts:
             assert time.monotonic() - begin < 120

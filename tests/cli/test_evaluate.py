@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import torch
 from cli.test_app import show_help
 from support.commands import run
 from support.data_sets import captioned_wds, captions, class_folders, labeled_wds, write_csv
+from support.threads import as_many_threads
 
 from hf_clip.cli.evaluate import COMMANDS
 from hf_clip.evaluation import embeddings, suite
@@ -222,8 +222,7 @@ def test_a_killed_benchmark_resumes_and_leaves_no_half_file(repositories, tmp_pa
     command = ["evaluate", "benchmark", *names, "--root", tmp_path, "--model", repositories["tiny ViT"]]
     command += ["--resume", "--output"]
     started = [sys.executable, "-m", "hf_clip", *command, output]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number can give other bits
-    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=as_many_threads())
     while process.poll() is None and not (output / "set0.json").exists():
         time.sleep(0.001)
     process.kill()

@@ -2,7 +2,6 @@
 
 import base64
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +10,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from support.image_corpus import random_image
+from support.threads import as_many_threads
 
 from conversion.publish import ENDPOINT
 from hf_clip import HFCLIPModel, HFCLIPProcessor
@@ -128,9 +127,8 @@ def test_a_bare_folder_is_enough(repositories, family, picture, tmp_path):
         "import sys; sys.modules['hf_clip'] = None; from handler import EndpointHandler;"
         "print(EndpointHandler('.')({'inputs': {'image': open('picture.png', 'rb').read()}})['embedding'])"
     )
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number can give other bits
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=folder, env=as_many_threads(), capture_output=True, text=True, check=True
     )
     pixels = HFCLIPProcessor.from_pretrained(repositories[family])(images=picture, return_tensors="pt").pixel_values
     expected = HFCLIPModel.from_pretrained(repositories[family]).eval().encode_image(pixels)[0].tolist()

@@ -1,6 +1,5 @@
 """`import clip` in a process of its own, without the original."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import clip
 import pytest
 import torch
 from support.originals import inputs, original_model
+from support.threads import as_many_threads
 
 import hf_clip.openai
 
@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(code: str, *args: str) -> str:
     command = [sys.executable, "-W", "ignore", "-c", code, *args]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number can give other bits
-    return subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, cwd=ROOT, env=as_many_threads(), capture_output=True, text=True).stdout
 
 
 def test_every_import_is_ours(archives, tmp_path):

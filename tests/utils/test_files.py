@@ -10,18 +10,6 @@ from hf_clip.utils import files
 from hf_clip.utils.files import check_output, new_directory, replacing
 
 
-@pytest.fixture
-def interruptible():
-    """Let children be interrupted: a background job of a shell ignores Ctrl-C, one of nohup the end of its terminal."""
-    handlers = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    }
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 def write(path, mark, text, error=None):
     with replacing(path, mark) as work:
         assert work.name == f".features.npy.{mark or os.getpid()}"
