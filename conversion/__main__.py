@@ -10,13 +10,14 @@ from hf_clip.cli.options import CacheDir
 from hf_clip.openai.published import CHECKPOINTS
 from hf_clip.utils.text import say
 
+Organization = Annotated[str, typer.Option("--org", metavar="ORG", help="The organization or user on the Hub.")]
 Revision = Annotated[str | None, typer.Option(help="The branch, created if need be (default: main).")]
-Private = Annotated[bool, typer.Option("--private", help="Create private repositories.")]
+Private = Annotated[bool, typer.Option("--private", help="Create what is new as private.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list everything, send nothing.")]
 
 
 def release(
-    organization: Annotated[str, typer.Option("--org", metavar="ORG", help="The organization or user on the Hub.")],
+    organization: Organization,
     models: Annotated[str, typer.Option(help="Published names with commas between.")] = ",".join(CHECKPOINTS),
     root: Annotated[Path, typer.Option(help="The folder for the converted models.")] = Path("build/release"),
     golden_images: Annotated[
@@ -73,6 +74,25 @@ def publish(
     publish(uploads, revision, private, dry_run, say)
 
 
+def collect(
+    organization: Organization,
+    space: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Publish the app as a Space of this name, and add it.")
+    ] = None,
+    private: Private = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Gather the nine published models and the paper in a collection, with a Space that runs one of them.
+
+    A collection that exists keeps its items and gets those that are missing.
+
+    Example: python -m conversion collect --org ORG --space clip --dry-run
+    """
+    from .collect import collect
+
+    collect(organization, space, private, dry_run, say)
+
+
 def record_digests(cache_dir: CacheDir = None) -> None:
     """Add the original's digests under the installed Pillow to hf_clip/parity/data, and those of cached checkpoints.
 
@@ -89,7 +109,7 @@ def record_digests(cache_dir: CacheDir = None) -> None:
 
 app = make_app(
     "Release the nine checkpoints on the Hugging Face Hub.",
-    {"release": release, "publish": publish},
+    {"release": release, "publish": publish, "collect": collect},
 )
 app.command("record-digests")(record_digests)
 

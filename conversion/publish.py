@@ -1,4 +1,4 @@
-"""Publish converted and verified folders on the Hugging Face Hub, each in one commit."""
+"""Publish folders on the Hugging Face Hub, converted and verified ones first of all, each in one commit."""
 
 import json
 import re
@@ -25,6 +25,8 @@ from hf_clip.openai.errors import CheckpointError
 from hf_clip.openai.published import CHECKPOINTS, published
 from hf_clip.parity.verify import PARITY_FILE, check_verified
 
+from .notebook import NOTEBOOK, card_notebook
+
 CARD = "README.md"
 ENDPOINT = {path.name: path for path in sorted((Path(__file__).parent / "endpoint").glob("[!_]*.*"))}
 
@@ -35,17 +37,17 @@ class PublishError(ValueError):
 
 @dataclass(frozen=True)
 class Upload:
-    """A verified folder and its target repository; the keys of `files` are paths in the repository."""
+    """Files for a repository, by their paths in it, to be sent in one commit; `sha256` is the original's.
+
+    `kind` is model or space.
+    """
 
     directory: Path
     repo: str
-    files: dict[str, Path]
-    original: str
-    sha256: str
-
-    @property
-    def message(self) -> str:
-        return f"Convert {self.original} (SHA-256 {self.sha256})"
+    files: dict[str, Path | bytes]
+    message: str
+    sha256: str | None = None
+    kind: str = "model"
 
 
 def prepare(directory: Path, repo: str, report: Callable[[str], None] = print, handler: bool = False) -> Upload:
@@ -58,10 +60,19 @@ def prepare(directory: Path, repo: str, report: Callable[[str], None] = print, h
         raise PublishError(f"there is no folder {directory}")
     report(f"checking {directory}")
     parity = check_verified(directory)
-    card = [CARD] if (directory / CARD).is_file() else []
-    files = {path: directory / path for path in sorted([*parity["files"], PARITY_FILE, *card])}
-    files |= ENDPOINT if handler else {}
-    return Upload(directory, repo, files, parity["original"]["name"], parity["original"]["sha256"])
+    files: dict[str, Path | bytes] = {path: directory / path for path in [*parity["files"], PARITY_FILE]}
+    original = parity["original"]
+    if (directory / CARD).is_file():
+        card = (directory / CARD).read_text(encoding="utf-8")
+        if name := published(original["sha256"]):  # its examples get the name of the repository that it goes to
+            placeholder = rf'"[\w.-]+/{re.escape(CHECKPOINTS[name].repo_name)}"'
+            card = re.sub(placeholder, f'"{repo}"', card)
+        files[CARD] = card.encode()
+        if notebook := card_notebook(card):
+            files[NOTEBOOK] = notebook
+    files = dict(sorted(files.items())) | (ENDPOINT if handler else {})
+    message = f"Convert {original['name']} (SHA-256 {original['sha256']})"
+    return Upload(directory, repo, files, message, original["sha256"])
 
 
 def prepare_all(
@@ -96,25 +107,25 @@ def publish(
             report(f"warning: {upload.directory} has no {CARD}, so {upload.repo} gets no model card from it")
         visibility = "private" if private else "public"
         report(f"{upload.directory} to {upload.repo} ({visibility} if new), branch {revision or 'main'}:")
-        sizes = {path: file.stat().st_size for path, file in upload.files.items()}
+        sizes = {path: _size(content) for path, content in upload.files.items()}
         for path, size in (sizes | {"in all": sum(sizes.values())}).items():
             report(f"{size:>15,}  {path}")
         if dry_run:
             report(f"dry run, nothing sent; the commit would be: {upload.message}")
         else:
-            with _explained(upload.repo):
+            with explained(f"{upload.repo} was not published"):
                 report(f"published: {_send(upload, revision, private)}")
 
 
 def is_published(upload: Upload, revision: str | None = None) -> bool:
-    """Return True if the Hub holds this card and this parity.json, which has the SHA-256 of every other file."""
-    with _explained(upload.repo), tempfile.TemporaryDirectory() as folder:
-        for path in {CARD, PARITY_FILE} & upload.files.keys():
+    """Return True if the Hub holds this card with its notebook, and this parity.json, which has the others' SHA-256."""
+    with explained(f"{upload.repo} was not published"), tempfile.TemporaryDirectory() as folder:
+        for path in {CARD, NOTEBOOK, PARITY_FILE} & upload.files.keys():
             try:
                 found = HfApi(token=True).hf_hub_download(upload.repo, path, revision=revision, local_dir=folder)
             except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
                 return False
-            content = _content(upload, path)
+            content = upload.files[path]
             if Path(found).read_bytes() != (content.read_bytes() if isinstance(content, Path) else content):
                 return False
     return True
@@ -131,36 +142,32 @@ def check_repo(repo: str) -> None:
 
 
 def _send(upload: Upload, revision: str | None, private: bool) -> str:
-    api = HfApi(token=True)
-    url = api.create_repo(upload.repo, private=private or None, exist_ok=True)
-    if private and not api.model_info(upload.repo).private:
+    api, kind = HfApi(token=True), upload.kind
+    sdk = "gradio" if kind == "space" else None
+    url = api.create_repo(upload.repo, repo_type=kind, private=private or None, exist_ok=True, space_sdk=sdk)
+    if private and not api.repo_info(upload.repo, repo_type=kind).private:
         raise PublishError(f"{upload.repo} exists and is public: make it private on the Hub, or leave out --private")
     if revision:
         api.create_branch(upload.repo, branch=revision, exist_ok=True)
     # upload_folder may split a folder into several commits
-    additions = [CommitOperationAdd(path, _content(upload, path)) for path in upload.files]
-    api.create_commit(upload.repo, additions, commit_message=upload.message, revision=revision)
+    additions = [CommitOperationAdd(path, content) for path, content in upload.files.items()]
+    api.create_commit(upload.repo, additions, commit_message=upload.message, repo_type=kind, revision=revision)
     return f"{url}/tree/{revision}" if revision else str(url)
 
 
-def _content(upload: Upload, path: str) -> Path | bytes:
-    """Return the file to send; a card's examples get the name of the repository that it goes to."""
-    file, name = upload.files[path], published(upload.sha256)
-    if path != CARD or name is None:
-        return file
-    placeholder = rf'"[\w.-]+/{re.escape(CHECKPOINTS[name].repo_name)}"'
-    return re.sub(placeholder, f'"{upload.repo}"', file.read_text(encoding="utf-8")).encode()
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 @contextmanager
-def _explained(repo: str) -> Iterator[None]:
-    """Turn errors between here and the Hub into a PublishError of one sentence."""
+def explained(failure: str) -> Iterator[None]:
+    """Turn errors between here and the Hub into a PublishError of one sentence, `failure` and the reason."""
     try:
         yield
     except PublishError:
         raise
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        sentence = " ".join(f"{repo} was not published: {_reason(error)}".split())
+        sentence = " ".join(f"{failure}: {_reason(error)}".split())
         token = get_token()
         # the cause may hold the request, and with it the token
         raise PublishError(sentence.replace(token, "[token]") if token else sentence) from None

@@ -10,7 +10,7 @@ import typer
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_clip.openai.published import CHECKPOINTS
+from hf_clip.openai.published import CHECKPOINTS, LICENSE
 
 FOLDER = Path(__file__).parent
 PIPELINE = "zero-shot-image-classification"
@@ -36,10 +36,7 @@ def render_cards(data: dict) -> dict[str, str]:
         row = data["checkpoints"][name]
         metadata = ModelCardData(
             language="en",
-            # the repository's is MIT and does not mention the weights; their model card states the intended use
-            license="other",
-            license_name="openai-clip",
-            license_link=data["sources"]["model_card"]["url"],
+            **LICENSE,
             library_name="transformers",
             pipeline_tag=PIPELINE,
             tags=["clip", "vision", "hf_clip", "custom_code"],

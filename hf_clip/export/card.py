@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ..exported.manifest import Manifest
-from ..openai.published import hub_relation, model_title
+from ..openai.published import hub_relation, inherited_license, model_title
 
 LIBRARIES = {"transformers.js": "transformers.js"}  # of the others the Hub knows the format alone
 EXPORT_CARD = """---
 library_name: {library}
 pipeline_tag: zero-shot-image-classification
-license: unknown
-{known}tags:
+{license}{known}tags:
 - clip
 - hf_clip
 - {runtime}
@@ -34,7 +33,7 @@ model, processor = load_clip("{name}")
 
 `hf-clip verify {name}` measures the files again.
 
-OpenAI published the weights of CLIP without a license of their own, and its code under the MIT license.
+{terms}
 """
 
 
@@ -52,14 +51,17 @@ def write_export_card(directory: Path, name: str, manifest: Manifest, files: Map
         f"| {file} | {row['part']} | {row['precision']} | {row['bytes']:,} | {row['cosine_min']:.6f} |"
         for file, row in files.items()
     )
+    license_fields, terms = inherited_license(manifest.source)
     text = EXPORT_CARD.format(
         library=LIBRARIES.get(target, manifest.runtime),
+        license=license_fields,
         known=hub_relation([manifest.source], "quantized"),
         runtime=manifest.runtime,
         name=name,
         title=model_title(manifest.source),
         target=target,
         rows="\n".join(rows),
+        terms=terms,
     )
     (directory / "README.md").write_text(text, encoding="utf-8")
 

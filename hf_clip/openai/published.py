@@ -1,5 +1,6 @@
 """The table of the nine published checkpoints. Imports no other package, so that `--help` stays instant."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,6 +77,12 @@ CHECKPOINTS = {
 }
 
 
+# no license is stated for the weights: their model card tells the intended use
+LICENSE = {
+    "license": "other",
+    "license_name": "openai-clip",
+    "license_link": "https://github.com/openai/CLIP/blob/main/model-card.md",
+}
 # the nine names whose weights OpenAI has on the Hub as well
 HUB_IDS = {
     "ViT-B/32": "openai/clip-vit-base-patch32",
@@ -108,10 +115,43 @@ def hub_relation(models: Sequence[str], relation: str) -> str:
     return f"base_model: {listed}\nbase_model_relation: {relation}\n" if known else ""
 
 
+def inherited_license(model: str) -> tuple[str, str]:
+    """Return the license that a model made from `model` inherits: metadata for its card, and a sentence for the text.
+
+    It is OpenAI's for the nine, and the one that the card in a local folder states. For others nothing is guessed: the
+    metadata is "".
+    """
+    copies = {*HUB_IDS.values(), *(checkpoint.mirror.removeprefix(HUB_PREFIX) for checkpoint in CHECKPOINTS.values())}
+    if Path(model).exists():
+        stated = _stated_license(Path(model) / "README.md")
+    else:
+        stated = LICENSE if model in CHECKPOINTS or model.removeprefix(HUB_PREFIX).partition("@")[0] in copies else {}
+    metadata = "".join(f"{key}: {json.dumps(value)}\n" for key, value in stated.items())
+    if stated == LICENSE:
+        return metadata, "OpenAI published the weights of CLIP without a license of their own, and its code under MIT."
+    source = "as its card states it" if stated else "which this card does not know: add it to the metadata above"
+    return metadata, f"The license is that of {model_title(model)}, {source}."
+
+
+def _stated_license(card: Path) -> dict[str, str]:
+    """Read the license from a card's metadata; a link to a file beside the card would lead nowhere from elsewhere."""
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        metadata = metadata_load(card) or {}
+    except Exception:  # YAML has exceptions of its own; an unreadable card states nothing
+        return {}
+    found = {key: value for key in LICENSE if isinstance(value := metadata.get(key), str)}
+    if not found.get("license_link", "https://").startswith("https://"):
+        del found["license_link"]
+    return found if found.get("license", "unknown") != "unknown" else {}
+
+
 __all__ = [
     "CHECKPOINTS",
     "CHECKPOINT_SUFFIXES",
     "HUB_PREFIX",
+    "LICENSE",
     "OPEN_CLIP_CONFIG",
     "OPEN_CLIP_WEIGHTS",
     "SOURCE_URL",
@@ -120,6 +160,7 @@ __all__ = [
     "DType",
     "Layout",
     "hub_relation",
+    "inherited_license",
     "model_title",
     "published",
 ]

@@ -8,6 +8,7 @@ from huggingface_hub import constants
 from support.commands import run_conversion as run
 from support.local_hub import LocalHub
 
+from conversion.notebook import card_notebook
 from hf_clip.openai.published import CHECKPOINTS
 from hf_clip.parity.verify import FORMAT, PARITY_FILE
 from model_cards.render import FOLDER as CARDS
@@ -68,9 +69,11 @@ def test_the_card_names_the_repository(hub, tmp_path):
     card = (CARDS / f"{checkpoint.repo_name}.md").read_text()
     (folder / "README.md").write_text(card)
     assert run("publish", folder, "--repo", "org/other-name") == 0
-    published = hub.repositories["org/other-name"].branches["main"][-1].files["README.md"].content.decode()
+    published = hub.files("org/other-name")
     organization = load_data()["organization"]
-    assert published == card.replace(f'"{organization}/{checkpoint.repo_name}"', '"org/other-name"') != card
+    named = card.replace(f'"{organization}/{checkpoint.repo_name}"', '"org/other-name"')
+    assert published["README.md"].decode() == named != card
+    assert published["notebook.ipynb"] == card_notebook(named)
 
 
 def test_one_commit_holds_what_was_verified(hub, folder, capsys):

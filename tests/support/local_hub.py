@@ -3,7 +3,8 @@
     with LocalHub() as hub:
         subprocess.run(command, env=os.environ | hub.environment(home))
 
-`huggingface_hub` 1.x and 2.x can create, upload, list and download models, and list and download data sets.
+`huggingface_hub` 1.x and 2.x can create, upload, list and download models, list and download data sets, and make Spaces
+and collections.
 Not here: Xet, pull requests, nested folders.
 """
 
@@ -99,6 +100,8 @@ class LocalHub(ThreadingHTTPServer):
         self.requests: list[str] = []  # "METHOD /path" of every one, in order
         self.token = token  # needed to write, and to read what is private or gated
         self.gated: set[str] = set()
+        self.variables: dict[str, dict[str, str]] = {}  # of Spaces
+        self.collections: dict[str, dict] = {}  # by slug, as the Hub answers
 
     def __enter__(self) -> "LocalHub":
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -222,7 +225,8 @@ class Handler(BaseHTTPRequestHandler):
     def create(self, body: bytes) -> None:
         self.authorize(write=True)
         asked = json.loads(body)
-        repo = f"{asked['organization'] or 'somebody'}/{asked['name']}"
+        folder = "spaces/" if asked.get("type") == "space" else ""
+        repo = f"{folder}{asked['organization'] or 'somebody'}/{asked['name']}"
         url = f"{self.server.url}/{repo}"
         if repo in self.server.repositories:
             return self.reply_json({"error": "You already created this model repo", "url": url}, 409)
@@ -324,23 +328,60 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(content[:drop], headers | {"Content-Length": len(content)}, status)
         self.hang_up()
 
+    def variable(self, body: bytes, repo: str) -> None:
+        self.writable(repo)
+        asked = json.loads(body)
+        self.server.variables.setdefault(repo, {})[asked["key"]] = asked["value"]
+        self.reply_json({asked["key"]: {"value": asked["value"]}})
+
+    def create_collection(self, body: bytes) -> None:
+        self.authorize(write=True)
+        asked = json.loads(body)
+        slug = f"{asked['namespace']}/{re.sub('[^a-z]+', '-', asked['title'].lower())}-64f9a55bb3115b4f513ec026"
+        if slug in self.server.collections:
+            return self.reply_json({"error": "This collection exists", "slug": slug}, 409)
+        given = {key: asked[key] for key in ("title", "private", "description")}
+        rest = {"owner": {}, "items": [], "lastUpdated": "2026-11-01T00:00:00.000Z", "position": 0}
+        self.server.collections[slug] = {"slug": slug, "theme": "blue", "upvotes": 0, **given, **rest}
+        self.reply_json(self.server.collections[slug])
+
+    def collection(self, body: bytes, slug: str) -> None:
+        self.reply_json(self.server.collections[slug])
+
+    def add_item(self, body: bytes, slug: str) -> None:
+        self.authorize(write=True)
+        asked = json.loads(body)
+        item, items = asked["item"], self.server.collections[slug]["items"]
+        if item["type"] != "paper":
+            self.readable(f"spaces/{item['id']}" if item["type"] == "space" else item["id"])
+        if any((known["type"], known["id"]) == (item["type"], item["id"]) for known in items):
+            raise Refusal(409, "This item is in the collection")
+        items.append({"_id": str(len(items)), "position": len(items), "note": {"text": asked["note"]}, **item})
+        self.reply_json(self.server.collections[slug])
+
     def log_message(self, *_: object) -> None:
         """Silence: `LocalHub.requests` is the log."""
 
 
 REPO, REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
+# a Space is stored under its name with spaces/ ahead
+API = r"/api/(?:models/|datasets/|(?=spaces/))(?P<repo>(?:spaces/)?[^/]+/[^/]+)"
 # method, path, the fault that drops the request, and who answers
 ROUTES = [
     ("GET", "/api/whoami-v2", None, Handler.whoami),
     ("POST", "/api/repos/create", None, Handler.create),
     ("POST", "/api/validate-yaml", None, Handler.validate_yaml),
-    ("POST", f"/api/models/{REPO}/branch/{REVISION}", None, Handler.branch),
-    ("POST", f"/api/models/{REPO}/preupload/{REVISION}", None, Handler.preupload),
+    ("POST", f"{API}/branch/{REVISION}", None, Handler.branch),
+    ("POST", f"{API}/preupload/{REVISION}", None, Handler.preupload),
     ("POST", f"/{REPO}\\.git/info/lfs/objects/batch", None, Handler.batch),
     ("PUT", r"/objects/(?P<oid>\w+)", "drop_upload", Handler.put_object),
-    ("POST", f"/api/models/{REPO}/commit/{REVISION}", "drop_commit", Handler.commit),
-    ("GET", f"/api/(models|datasets)/{REPO}", None, Handler.info),
-    ("GET", f"/api/(models|datasets)/{REPO}/revision/{REVISION}", None, Handler.info),
-    ("GET", f"/api/(models|datasets)/{REPO}/tree/{REVISION}(/(?P<folder>.+))?", None, Handler.tree),
+    ("POST", f"{API}/commit/{REVISION}", "drop_commit", Handler.commit),
+    ("GET", f"{API}", None, Handler.info),
+    ("GET", f"{API}/revision/{REVISION}", None, Handler.info),
+    ("GET", f"{API}/tree/{REVISION}(/(?P<folder>.+))?", None, Handler.tree),
+    ("POST", f"{API}/variables", None, Handler.variable),
+    ("POST", "/api/collections", None, Handler.create_collection),
+    ("GET", "/api/collections/(?P<slug>.+)", None, Handler.collection),
+    ("POST", "/api/collections/(?P<slug>.+)/items", None, Handler.add_item),
     ("GET", f"(/datasets)?/{REPO}/resolve/{REVISION}/(?P<path>.+)", None, Handler.resolve),
 ]
