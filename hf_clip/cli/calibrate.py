@@ -10,7 +10,7 @@ import typer
 from ..utils.files import check_output
 from ..utils.text import say
 from . import common
-from .classify import check_plot, mode_of, read_labels, read_templates
+from .classify import check_plot, classifier_options, read_labels
 from .common import CommandError
 from .options import (
     AllowScheme,
@@ -72,9 +72,8 @@ def calibrate(
 
     Example: hf-clip calibrate pets --model ViT-B/32 --precision 0.95 --output pets.safetensors
     """
-    mode = mode_of(none, each)
-    texts = None if templates is None else read_templates(templates)
-    names = None if labels is None else read_labels(labels)
+    saved, chosen = classifier_options(labels, templates, none, each, background)
+    names = None if labels is None or saved is not None else read_labels(labels)
     check_output(output, force, [".safetensors"])
     check_plot(plot, force)
 
@@ -82,10 +81,14 @@ def calibrate(
     from ..zero_shot.classifier import ZeroShotClassifier
 
     rows = to_rows(data, allow_schemes=allow_scheme or ())
-    names, images, shown = labeled(rows, names)
     loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
-    given = {} if background is None else {"background": read_labels(background)}
-    classifier = ZeroShotClassifier(loaded, processor, names, chosen_templates(rows, texts), mode=mode, **given)
+    if saved is None:
+        names, images, shown = labeled(rows, names)
+        chosen["templates"] = chosen_templates(rows, chosen.get("templates"))
+        classifier = ZeroShotClassifier(loaded, processor, names, **chosen)
+    else:
+        classifier = ZeroShotClassifier.load(saved, loaded, processor)
+        _, images, shown = labeled(rows, classifier.labels, by_name=True)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "exif": exif.value}
     calibrated = classifier.calibrate(images, shown, precision=precision, recall=recall, **options)
     calibrated.save(output)
@@ -103,9 +106,14 @@ def calibrate(
         say(f"drawn: {plot}", err=True)
 
 
-def labeled(rows: "Rows", names: Sequence[str] | None) -> tuple[list[str], list[Any], list[list[str]]]:
-    """Return the labels, the images, and the labels that each image shows, none for those of the class NONE_LABEL."""
-    from ..data.labels import check_words, plain_name
+def labeled(
+    rows: "Rows", names: Sequence[str] | None, by_name: bool = False
+) -> tuple[list[str], list[Any], list[list[str]]]:
+    """Return the labels, the images, and the labels that each image shows, none for those of the class NONE_LABEL.
+
+    Names stand in the order of the classes; with `by_name` in any order if the classes have the same names.
+    """
+    from ..data.labels import check_words, match_names, plain_name
     from ..data.rows import DataError
     from ..zero_shot.head import NONE_LABEL
 
@@ -121,6 +129,8 @@ def labeled(rows: "Rows", names: Sequence[str] | None) -> tuple[list[str], list[
             f"{rows.name} has {len(classes)} classes beside {NONE_LABEL!r}, {len(names)} labels are given: name each, "
             "in their order"
         )
+    if by_name:
+        names = match_names([known[place] for place in classes], names, "the classifier")
     name_of = dict(zip(classes, names, strict=True))
     images: dict[Any, Any] = {}
     shown: dict[Any, list[str]] = {}

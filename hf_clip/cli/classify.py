@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.labels import saved_classifier
 from ..utils.files import check_output
 from ..utils.packages import require
 from ..utils.text import say
@@ -37,7 +38,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..zero_shot.decisions import Decision
-    from ..zero_shot.head import Mode
 
 MAX_DRAWN = 64
 NOTHING = "none of these"
@@ -116,15 +116,7 @@ def classify(
     Example: hf-clip classify photos --labels "a cat,a dog" --model ViT-B/32
     """
     check_plot(plot, force)
-    saved = Path(labels) if labels.endswith(".safetensors") else None
-    mode = mode_of(none, each)
-    options: dict[str, Any] = {} if templates is None else {"templates": read_templates(templates)}
-    if background is not None:
-        if mode == "one":
-            raise CommandError("--background has no effect by itself: pass --none or --each with it")
-        options["background"] = read_labels(background)
-    if saved is not None and (options or mode != "one"):
-        raise CommandError(f"{saved} has its own templates and mode: leave --templates, --none and --each off")
+    saved, options = classifier_options(labels, templates, none, each, background)
     label_list = [] if saved is not None else read_labels(labels)
     check_split_labels(images, label_list)
     if twice := [label for label, count in Counter(label_list).items() if count > 1]:
@@ -140,7 +132,7 @@ def classify(
     if saved is not None:
         classifier = ZeroShotClassifier.load(saved, loaded, processor)
     else:
-        classifier = ZeroShotClassifier(loaded, processor, label_list, mode=mode, **options)
+        classifier = ZeroShotClassifier(loaded, processor, label_list, **options)
     has_choice = classifier.head.mode != "one" or bool(classifier.head.least_scores(threshold).any())
     skipped, tally, drawn, count = common.Skipped(), ImageTally(), [], 0
     reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "exif": exif.value, "tally": tally}
@@ -150,7 +142,7 @@ def classify(
     # on a terminal the results themselves show the progress, and a log needs no bar (None)
     with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty() or None) as bar:
         for path, decision in results:
-            say(json.dumps(decision_object(path, decision)) if as_json else describe(path, decision, has_choice))
+            say(json.dumps({"image": path} | decision.to_json()) if as_json else describe(path, decision, has_choice))
             count += 1
             bar.update()
             if plot is not None and len(drawn) < MAX_DRAWN:
@@ -180,19 +172,6 @@ def describe(path: str, decision: "Decision", has_choice: bool) -> str:
     return f"{path}: {taken}  ({scores})" if has_choice else f"{path}: {scores}"
 
 
-def decision_object(path: str, decision: "Decision") -> dict[str, Any]:
-    """Return the JSON object of one image."""
-    found = {} if decision.prediction_set is None else {"set": decision.prediction_set}
-    return {
-        "image": path,
-        "labels": decision.scores,
-        "decision": decision.labels,
-        "margin": decision.margin,
-        "reason": decision.reason,
-        **found,
-    }
-
-
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 
@@ -219,11 +198,23 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
 
 
-def mode_of(none: bool, each: bool) -> "Mode":
-    """Return the mode of a classifier that --none and --each ask for."""
+def classifier_options(
+    labels: str | None, templates: Iterable[str] | None, none: bool, each: bool, background: str | None
+) -> tuple[Path | None, dict[str, Any]]:
+    """Return the file of a saved classifier, if it stands in place of labels, and the options of one to be made."""
     if none and each:
         raise CommandError("--none and --each are both given: with --each an image may show none of the labels")
-    return "any" if none else "each" if each else "one"
+    if background is not None and not (none or each):
+        raise CommandError("--background has no effect by itself: pass --none or --each with it")
+    saved = saved_classifier(labels or "")
+    if saved is not None and (templates or none or each):
+        raise CommandError(f"{saved} has its own templates and mode: leave --templates, --none and --each off")
+    options: dict[str, Any] = {"mode": "any" if none else "each" if each else "one"}
+    if templates is not None:
+        options["templates"] = read_templates(templates)
+    if background is not None:
+        options["background"] = read_labels(background)
+    return saved, options
 
 
 def read_labels(argument: str) -> list[str]:

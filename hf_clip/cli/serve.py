@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.labels import saved_classifier
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
@@ -31,7 +32,8 @@ def serve(
             "--labels",
             "-l",
             metavar="A,B,C|FILE",
-            help="Labels for requests to /classify that have none, with commas between, or a file of one a line.",
+            help="Labels for requests to /classify that have none, with commas between, a file of one a line, or a "
+            ".safetensors of calibrate or few-shot.",
         ),
     ] = None,
     templates: Annotated[
@@ -104,11 +106,15 @@ def serve(
         from ..search.storage import read_index_settings
 
         read_index_settings(index)  # before a model is loaded
+    saved = saved_classifier(labels or "")
+    if saved is not None and templates:
+        raise CommandError(f"{saved} has its own templates: leave --templates off")
     settings = ServerSettings(
         name=Path(source).resolve().name if os.path.exists(source) else source,
         index=None if index is None else str(index),
-        labels=tuple(read_labels(labels)) if labels else (),
+        labels=tuple(read_labels(labels)) if labels and saved is None else (),
         templates=tuple(read_templates(templates)) if templates else (),
+        classifier=None if saved is None else str(saved),
         max_batch=max_batch,
         max_wait_ms=max_wait_ms,
         api_key=api_key,

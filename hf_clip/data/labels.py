@@ -4,6 +4,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import DataError
@@ -75,6 +76,19 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
+def saved_classifier(labels: str) -> Path | None:
+    """Return the file of a saved classifier that is given in place of labels; None for labels.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    if not labels.endswith(".safetensors"):
+        return None
+    if not Path(labels).is_file():
+        raise DataError(f"there is no file {labels}")
+    return Path(labels)
+
+
 def check_words(labels: Sequence[str], name: str) -> None:
     """Raise DataError if class names are WordNet ids, which no text encoder knows."""
     if labels and all(WORDNET_ID.fullmatch(label) for label in labels):
@@ -84,4 +98,4 @@ def check_words(labels: Sequence[str], name: str) -> None:
         )
 
 
-__all__ = ["check_words", "clean_label", "in_order", "label_places", "match_names", "plain_name"]
+__all__ = ["check_words", "clean_label", "in_order", "label_places", "match_names", "plain_name", "saved_classifier"]

@@ -25,6 +25,7 @@ from .inputs import naming_place
 from .refusals import Refusal, as_json
 from .schemas import (
     ClassifyRequest,
+    DecisionAnswer,
     EmbeddingAnswer,
     EmbeddingRequest,
     ErrorAnswer,
@@ -153,25 +154,19 @@ async def show_model(request: Request, model: str) -> ModelCard:
     return _card(_service(request))
 
 
-@router.post("/classify", response_model=list[LabelScore] | list[list[LabelScore]], tags=["CLIP"])
+ClassifyAnswer = list[LabelScore] | list[list[LabelScore]] | DecisionAnswer | list[DecisionAnswer]
+
+
+@router.post("/classify", response_model=ClassifyAnswer, tags=["CLIP"])
 async def classify_images(request: Request) -> Response:
     """Rank labels for an image, best first; a list of images gives a list of such lists."""
     service, body = _service(request), await _read_body(request, ClassifyRequest)
-    labels, templates = tuple(body.labels or service.settings.labels), tuple(body.templates or ())
-    if not labels:
-        raise Refusal(422, "labels are missing, and the server has none of its own: send some", "labels")
-    templates = templates or service.templates
-    if body.labels or body.templates:
-        naming_place("labels", check_prompts, labels, templates)
-        if not all(label.strip() for label in labels):
-            raise Refusal(422, "labels: one of them is empty: write it, or leave it out", "labels")
+    classes = _classes(service, body)
     items = await service.read(service.reader.read_images, body.image, "image")
-    background = naming_place("labels", service.served.background, labels, body.mode)
-    rows, class_embeds = await asyncio.gather(service.embed(items), service.embed_labels(labels, templates))
-    background_embeds = await service.embed_labels(background, templates) if background else None
-    head = service.served.make_head(labels, templates, body.mode, class_embeds, background, background_embeds)
-    ranked = await service.read(service.served.rank, _units(rows), head, body.top_k)
-    return _json(as_json(ranked[0] if isinstance(body.image, str) else ranked))
+    rows, head = await asyncio.gather(service.embed(items), service.make_head(*classes))
+    decided = await service.read(service.served.decide, _units(rows), head, body.top_k)
+    answers = decided if body.answer == "decision" else [each["labels"] for each in decided]
+    return _json(as_json(answers[0] if isinstance(body.image, str) else answers))
 
 
 @router.post("/score", response_model=ScoreAnswer, tags=["CLIP"])
@@ -266,6 +261,28 @@ def _card(service: ClipService) -> ModelCard:
         id=service.settings.name, created=service.created, dimensions=service.dimensions,
         context_length=service.served.context_length,
     )  # fmt: skip
+
+
+def _classes(
+    service: ClipService, body: ClassifyRequest
+) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:
+    """Return labels, templates, mode and background; no labels where the saved classifier is asked."""
+    if service.saved_head is not None and body.labels is None:
+        for name in ("templates", "mode"):
+            if getattr(body, name) is not None:
+                raise Refusal(
+                    422, f"{name}: the server's classifier has its own: send labels too, or leave it out", name
+                )
+        return (), (), "", ()
+    labels, mode = tuple(body.labels or service.settings.labels), body.mode or "one"
+    if not labels:
+        raise Refusal(422, "labels are missing, and the server has none of its own: send some", "labels")
+    templates = tuple(body.templates or service.templates)
+    if body.labels or body.templates:
+        naming_place("labels", check_prompts, labels, templates)
+        if not all(label.strip() for label in labels):
+            raise Refusal(422, "labels: one of them is empty: write it, or leave it out", "labels")
+    return labels, templates, mode, naming_place("labels", service.served.background, labels, mode)
 
 
 def _units(rows: Sequence[Embedding]) -> list[np.ndarray]:

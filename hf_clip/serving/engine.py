@@ -172,13 +172,25 @@ class ServedModel:
             list(labels), list(templates), class_embeds, mode, list(background), background_embeds=background_embeds
         )
 
-    def rank(self, images: Sequence[np.ndarray], head: Any, top_k: int | None) -> list[list[dict[str, Any]]]:
-        """Rank the labels of a head for each image, best first, as the zero-shot pipeline does."""
+    def load_head(self, classifier: str) -> Any:
+        """Read the head of a saved classifier.
+
+        Raises:
+            OtherModelError: Another model made it.
+            ValueError: The file holds no classifier, or is damaged.
+        """
+        from ..zero_shot.head import load_head
+
+        return load_head(classifier, self.model, self.processor)
+
+    def decide(self, images: Sequence[np.ndarray], head: Any, top_k: int | None) -> list[dict[str, Any]]:
+        """Rank the labels of a head for each image, best first, and decide, as `ZeroShotClassifier.decisions` does."""
         from ..embedding.features import as_batch
-        from ..zero_shot.scoring import ranked
+        from ..zero_shot.decisions import decide
 
         scores = head.scores(head.evidence(self.model, as_batch(self.model, np.stack(images))))
-        return [ranked(row, head.columns, top_k) for row in scores]
+        least = head.least_scores()
+        return [decide(head, row, least, top_k).to_json() for row in scores]
 
     def has_maps(self) -> bool:
         """Return True if the model can map texts in images."""

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
+from ..data.labels import saved_classifier
 from .application import create_app
 from .service import ServerSettings
 
@@ -25,7 +26,7 @@ class RayArguments(BaseModel):
         optimize: Optimize the model for inference.
         trust_remote_code: Run code that comes with the repository.
         index: The directory of an index, on every node.
-        labels: Labels of /classify, with commas between.
+        labels: Labels of /classify, with commas between; or a .safetensors of calibrate or few-shot, on every node.
         max_batch: The most images of a batch.
         max_wait_ms: Milliseconds that a batch waits for company.
         api_key: The key that requests need (default: `$HF_CLIP_API_KEY` of the replicas).
@@ -92,10 +93,13 @@ class _Replica:
 
 def replica_app(arguments: RayArguments) -> FastAPI:
     """Make the application of one replica."""
+    classifier = saved_classifier(arguments.labels)
+    labels = () if classifier else tuple(label for label in map(str.strip, arguments.labels.split(",")) if label)
     settings = ServerSettings(
         name=Path(arguments.source).name if os.path.exists(arguments.source) else arguments.source,
         index=arguments.index,
-        labels=tuple(label for label in map(str.strip, arguments.labels.split(",")) if label),
+        labels=labels,
+        classifier=arguments.labels if classifier else None,
         max_batch=arguments.max_batch,
         max_wait_ms=arguments.max_wait_ms,
         api_key=arguments.api_key or os.environ.get("HF_CLIP_API_KEY"),

@@ -168,16 +168,20 @@ class ClassifyRequest(_Body):
 
     image: StrictStr | Images = Field(description=f"{IMAGE_HELP} Or a list of images.")
     labels: Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_LABELS)] | None = Field(
-        None, description="The labels; those that the server was started with, unless given."
+        None, description="The labels; those, or the saved classifier, that the server was started with, unless given."
     )
     templates: Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_TEMPLATES)] | None = Field(
         None, description="Sentences around a label, {} in its place; several are averaged."
     )
-    mode: Literal["one", "any", "each"] = Field(
-        "one",
-        description="one: probabilities over the labels; any: over these and `none of these`; each: of each by itself.",
+    mode: Literal["one", "any", "each"] | None = Field(
+        None,
+        description="one, the default: probabilities over the labels; any: over these and `none of these`; each: of "
+        "each by itself. A saved classifier has its own.",
     )
     top_k: Annotated[int, Field(ge=1, le=MAX_LABELS)] | None = Field(None, description="The number of labels to give.")
+    answer: Literal["scores", "decision"] = Field(
+        "scores", description="The scores; or with them the labels that are taken, the margin and the reason."
+    )
 
 
 class LabelScore(BaseModel):
@@ -185,6 +189,15 @@ class LabelScore(BaseModel):
 
     score: float
     label: str
+
+
+class DecisionAnswer(BaseModel):
+    """A decision about an image."""
+
+    labels: list[LabelScore] = Field(description="The scores, best first.")
+    decision: list[str] = Field(description="The labels that are taken; thresholds are those of a saved classifier.")
+    margin: float = Field(description="By how much scores would have to change for another decision.")
+    reason: str
 
 
 class ScoreRequest(_Body):
@@ -291,6 +304,7 @@ class Health(BaseModel):
 __all__ = [
     "MAX_INPUTS",
     "ClassifyRequest",
+    "DecisionAnswer",
     "EmbeddingAnswer",
     "EmbeddingRequest",
     "ErrorAnswer",

@@ -42,6 +42,7 @@ class ServerSettings:
         index: The directory of an index, for /search.
         labels: Labels of /classify unless a request has its own.
         templates: Templates, likewise (default: that of the library).
+        classifier: A file that `ZeroShotClassifier.save` wrote, in place of labels and templates.
         max_batch: The most images of a batch.
         max_wait_ms: Milliseconds that a batch waits for others while several clients are busy.
         api_key: The key that requests need.
@@ -56,6 +57,7 @@ class ServerSettings:
     index: str | None = None
     labels: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    classifier: str | None = None
     max_batch: int = 32
     max_wait_ms: float = 5.0
     api_key: str | None = None
@@ -81,6 +83,7 @@ class ClipService:
     missing: dict[str, str]
     templates: tuple[str, ...]
     default_classes: Any
+    saved_head: Any
 
     def __init__(self, load: Callable[[], tuple[Any, Any]], settings: ServerSettings):
         self._load, self.settings = load, settings
@@ -134,6 +137,8 @@ class ClipService:
         self.templates = self.settings.templates or self.served.default_templates()
         if self.settings.labels:
             self.default_classes = self.served.embed_labels(self.settings.labels, self.templates)
+        classifier = self.settings.classifier
+        self.saved_head = None if classifier is None else self.served.load_head(classifier)
         if self.settings.index is not None:
             from ..search.index import ImageIndex
 
@@ -209,6 +214,20 @@ class ClipService:
             return self.served.average_prompts([row.unit for row in rows], len(templates))
 
         return await self._labels.get((labels, templates), make)
+
+    async def make_head(
+        self, labels: tuple[str, ...], templates: tuple[str, ...], mode: str, background: tuple[str, ...]
+    ) -> Any:
+        """Return the head of labels, or without labels that of the saved classifier.
+
+        Raises:
+            Refusal: A label is empty or too long.
+        """
+        if not labels:
+            return self.saved_head
+        class_embeds = await self.embed_labels(labels, templates)
+        background_embeds = await self.embed_labels(background, templates) if background else None
+        return self.served.make_head(labels, templates, mode, class_embeds, background, background_embeds)
 
     async def map_texts(self, image: Item, texts: tuple[str, ...], method: str, whole: bool) -> tuple[Any, np.ndarray]:
         """Return the picture that was read, and maps (texts, height, width)."""

@@ -27,6 +27,13 @@ class Decision:
     reason: str
     prediction_set: list[Any] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of `hf-clip classify --json` and of the server: the scores are its `labels`."""
+        found = {} if self.prediction_set is None else {"set": self.prediction_set}
+        return {
+            "labels": self.scores, "decision": self.labels, "margin": self.margin, "reason": self.reason, **found,
+        }  # fmt: skip
+
 
 def decide(head: ClassifierHead, scores: Array, least: Array, top_k: int | None = 5) -> Decision:
     """Decide by one image's `scores` (columns,), with the least score of each label (labels,)."""

@@ -259,7 +259,7 @@ def make_head(
 
 
 def load_head(path: str | os.PathLike, model: Model, processor: Any) -> ClassifierHead:
-    """Read a head that `ClassifierHead.save` wrote.
+    """Read a head that `ClassifierHead.save` wrote, onto the model's device.
 
     Raises:
         OtherModelError: Another model made it.
@@ -288,7 +288,7 @@ def load_head(path: str | os.PathLike, model: Model, processor: Any) -> Classifi
             f"the class embeddings in {path} were made by another model, {metadata.get('model')!r}, than "
             f"{name_of(model)!r}: make them again"
         )
-    return head
+    return head.to(model.device)
 
 
 def _parsed(tensors: dict[str, Array], metadata: dict[str, str]) -> ClassifierHead:

@@ -103,7 +103,7 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
                 raise OtherModelError("classifier has another model object: make it with the model of the pipeline")
             return classifier.head
         processor = SimpleNamespace(tokenizer=self.tokenizer, image_processor=self.image_processor)
-        return load_head(classifier, self.model, processor).to(self.model.device)
+        return load_head(classifier, self.model, processor)
 
     def _embed_labels(
         self,

@@ -167,6 +167,9 @@ def test_verify_names_what_measures_the_published_accuracies(repositories, capsy
         ("classify PHOTOS -l a,b -m nowhere/to/be", "there is no file or folder nowhere/to/be"),
         ("classify PHOTOS -l a,b -m PHOTOS", "cannot load PHOTOS: "),
         ("classify PHOTOS -l labels.txt -m MODEL", "there is no file labels.txt"),
+        ("classify PHOTOS -l gone.safetensors -m MODEL", "there is no file gone.safetensors"),
+        ("serve MODEL -l gone.safetensors", "there is no file gone.safetensors"),
+        ("serve MODEL -l EMPTY.safetensors -t {}", "EMPTY.safetensors has its own templates: leave --templates off"),
         ("classify PHOTOS -l a,a -m MODEL", "labels are given twice: a"),
         ("classify PHOTOS/0.png -l red green -m MODEL", 'if it is a label, write --labels "red,green" with a comma'),
         ("classify PHOTOS -l a,b -m MODEL -t {}{", "needs {}"),
@@ -203,6 +206,7 @@ def test_errors_are_one_sentence(command, message, archives, repositories, photo
             monkeypatch.setitem(sys.modules, package, None)
     for folder in ("EMPTY", "EMPTY.npy"):
         Path(folder).mkdir()
+    Path("EMPTY.safetensors").touch()
     photos.rename("PHOTOS")
     Path("PHOTOS/broken").mkdir()
     shutil.copy("PHOTOS/broken.png", "PHOTOS/broken/x.png")

@@ -6,7 +6,12 @@ from support.commands import run
 from support.data_sets import class_folders, picture, write_csv
 from support.originals import FAMILIES
 
+from hf_clip import ZeroShotClassifier
+from hf_clip.cli import common
+from hf_clip.cli.options import Precision
+
 LABELS = "a blue square,a red circle"
+LOADING = (Precision.float32, None, False, False)
 
 
 @pytest.fixture
@@ -74,7 +79,6 @@ def test_decisions_on_the_command_line(data, repositories, capsys):
     [
         (["--none", "--each"], "--none and --each are both given"),
         (["--background", "sky"], "--background has no effect by itself"),
-        (["--labels", "missing.safetensors", "--each"], "has its own templates and mode: leave"),
         (["--labels", "missing.safetensors"], "missing.safetensors"),
     ],
 )
@@ -82,6 +86,21 @@ def test_options_that_contradict_each_other(data, repositories, options, message
     arguments = ["classify", data, "--labels", LABELS, "--model", repositories[FAMILIES[0]]]
     assert run(*arguments, *options) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_saved_classifier_is_calibrated(data, repositories, tmp_path, capsys):
+    saved, output = tmp_path / "few.safetensors", tmp_path / "sure.safetensors"
+    model, processor = common.load_model(str(repositories[FAMILIES[0]]), *LOADING)
+    labels = ["red circle", "blue square"]  # the classes stand in another order
+    ZeroShotClassifier(model, processor, labels, mode="each").save(saved)
+    arguments = ["calibrate", data, "--model", repositories[FAMILIES[0]], "--labels", saved, "--output", output]
+    assert run(*arguments, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == dict.fromkeys(labels, 4)
+    loaded = ZeroShotClassifier.load(output, model, processor)
+    assert (loaded.labels, loaded.head.mode) == (labels, "each")
+    assert loaded.calibration is not None
+    assert run(*arguments, "--none") == 1
+    assert "has its own templates and mode" in capsys.readouterr().err
 
 
 def test_labels_that_do_not_fit_the_data(data, repositories, tmp_path, capsys):

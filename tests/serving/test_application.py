@@ -235,6 +235,17 @@ def test_a_server_without_labels_asks_for_some(clip):
         )
 
 
+def test_a_saved_classifier_has_its_own_templates_and_mode(clip, tmp_path):
+    hf_clip.ZeroShotClassifier(clip.model, clip.processor, ["a", "b"], mode="each").save(tmp_path / "saved.safetensors")
+    body = {"image": encoded(image_file())}
+    with TestClient(app_of(clip, classifier=str(tmp_path / "saved.safetensors"))) as client:
+        for options in ({"templates": ["the {}"]}, {"mode": "any"}):
+            refused = post(client, "/classify", body | options)
+            assert_refused(refused, 422, f"{next(iter(options))}: the server's classifier has its own")
+        answer = post(client, "/classify", body | {"labels": ["red", "blue"], "mode": "any"}).json()
+    assert {each["label"] for each in answer} == {"red", "blue", "none of these"}
+
+
 def test_score_compares_each_with_each(client, clip):
     contents = [image_file(seed) for seed in range(3)]
     answer = post(client, "/score", {"images": [*map(encoded, contents)], "texts": TEXTS[:2]}).json()
