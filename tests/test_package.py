@@ -278,3 +278,10 @@ def test_the_small_wheel_holds_the_same_code(tmp_path):
     assert held == code | {"hf_clip_command.py"}
     assert "\nRequires-Dist: onnxruntime" in metadata
     assert "Requires-Dist: torch" not in metadata
+
+
+@pytest.mark.parametrize("category", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+@pytest.mark.parametrize("module", ["hf_clip.loading", "conversion", "transformers_modules.clip.modeling_hf_clip"])
+def test_a_deprecation_met_by_our_own_code_is_an_error(category, module):
+    with pytest.raises(category, match="old"):
+        exec("import warnings; warnings.warn('old', category)", {"__name__": module, "category": category})

@@ -251,6 +251,9 @@ def finetune(
         strategy["metric_for_best_model"] = f"eval_{HELD}_acc1" if labeled else "eval_mean_recall@1"
         strategy["greater_is_better"] = True
     readers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
+    # transformers 5.24 renamed it
+    renamed = hasattr(CLIPTrainingArguments, "activation_checkpointing")
+    checkpointing = "activation_checkpointing" if renamed else "gradient_checkpointing"
     arguments = CLIPTrainingArguments(
         str(output),
         learning_rate=rate,
@@ -264,7 +267,7 @@ def finetune(
         label_smoothing_factor=label_smoothing,
         train="all" if train is Part.lora else train.value,
         train_last_layers=last_layers,
-        gradient_checkpointing=gradient_checkpointing,
+        **{checkpointing: gradient_checkpointing},
         bf16=bf16,
         seed=seed,
         exif=exif.value,

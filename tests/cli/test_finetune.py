@@ -47,6 +47,7 @@ def test_every_layout_of_the_data_gives_the_same_weights(folder: Path, model: Pa
         assert all(torch.equal(tensor, found[0][name]) for name, tensor in weights.items())
 
 
+@pytest.mark.filterwarnings("error:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_labels_are_trained_and_measured(folder: Path, model: Path, tmp_path: Path, capsys):
     output = tmp_path / "tuned"
     options = ("--eval", folder, "--watch", f"same={folder}", "--templates", "a picture of a {}")
