@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from hf_clip import __version__
 from hf_clip.openai.errors import CheckpointError
 from hf_clip.openai.published import CHECKPOINTS, published
 from hf_clip.parity.verify import PARITY_FILE, check_verified
@@ -37,9 +38,10 @@ class PublishError(ValueError):
 
 @dataclass(frozen=True)
 class Upload:
-    """Files for a repository, by their paths in it, to be sent in one commit; `sha256` is the original's.
+    """Files for a repository, by their paths in it, to be sent in one commit.
 
-    `kind` is model or space.
+    `sha256` is the original's. `tag` names the first commit with this version's code, on main: cards pin it. `kind` is
+    model or space.
     """
 
     directory: Path
@@ -47,6 +49,7 @@ class Upload:
     files: dict[str, Path | bytes]
     message: str
     sha256: str | None = None
+    tag: str | None = None
     kind: str = "model"
 
 
@@ -72,7 +75,7 @@ def prepare(directory: Path, repo: str, report: Callable[[str], None] = print, h
             files[NOTEBOOK] = notebook
     files = dict(sorted(files.items())) | (ENDPOINT if handler else {})
     message = f"Convert {original['name']} (SHA-256 {original['sha256']})"
-    return Upload(directory, repo, files, message, original["sha256"])
+    return Upload(directory, repo, files, message, original["sha256"], f"v{__version__}")
 
 
 def prepare_all(
@@ -111,7 +114,8 @@ def publish(
         for path, size in (sizes | {"in all": sum(sizes.values())}).items():
             report(f"{size:>15,}  {path}")
         if dry_run:
-            report(f"dry run, nothing sent; the commit would be: {upload.message}")
+            tag = f", tag {upload.tag} if new" if upload.tag and not revision else ""
+            report(f"dry run, nothing sent; the commit would be: {upload.message}{tag}")
         else:
             with explained(f"{upload.repo} was not published"):
                 report(f"published: {_send(upload, revision, private)}")
@@ -151,7 +155,9 @@ def _send(upload: Upload, revision: str | None, private: bool) -> str:
         api.create_branch(upload.repo, branch=revision, exist_ok=True)
     # upload_folder may split a folder into several commits
     additions = [CommitOperationAdd(path, content) for path, content in upload.files.items()]
-    api.create_commit(upload.repo, additions, commit_message=upload.message, repo_type=kind, revision=revision)
+    commit = api.create_commit(upload.repo, additions, commit_message=upload.message, repo_type=kind, revision=revision)
+    if upload.tag and not revision:
+        api.create_tag(upload.repo, tag=upload.tag, revision=commit.oid, exist_ok=True)
     return f"{url}/tree/{revision}" if revision else str(url)
 
 

@@ -10,6 +10,7 @@ import typer
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hf_clip import __version__
 from hf_clip.openai.published import CHECKPOINTS, LICENSE
 
 FOLDER = Path(__file__).parent
@@ -44,7 +45,7 @@ def render_cards(data: dict) -> dict[str, str]:
             eval_results=list(published_results(row, data)),
         )
         cards[f"{checkpoint.repo_name}.md"] = template.render(
-            data, metadata=metadata.to_yaml(), checkpoint=checkpoint, row=row
+            data, metadata=metadata.to_yaml(), checkpoint=checkpoint, row=row, version=__version__
         )
     return cards
 

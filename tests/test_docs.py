@@ -193,3 +193,17 @@ def test_actions_are_pinned_by_commit_and_see_no_stored_token():
 def test_the_sites_navigation_names_every_page():
     text = (ROOT / "docs" / "zensical.toml").read_text(encoding="utf-8")
     assert set(re.findall(r'"([\w.]+\.md)"', text)) == {"index.md", *(page.name for page in PAGES[1:])}
+
+
+REMOTE_CODE = re.compile(r"\w\((?:[^()]|\([^()]*\))*?trust_remote_code=True(?:[^()]|\([^()]*\))*\)")
+PINNED = re.compile(r"revision=(COMMIT|\"COMMIT\"|\"v([\d.]+|{{ version }})\")")
+
+
+def test_every_snippet_that_trusts_remote_code_pins_a_revision():
+    """Never a branch, which may hold other code tomorrow. What Inference Endpoints run serves its own folder."""
+    files = [*ROOT.glob("*.md"), *(file for kind in ("md", "ipynb", "py") for file in ROOT.glob(f"[!.]*/**/*.{kind}"))]
+    files = [file for file in files if file.relative_to(ROOT).parts[0] not in ("tests", "build")]
+    found = {file: REMOTE_CODE.findall(file.read_text(encoding="utf-8")) for file in files if file.name != "handler.py"}
+    names = {file.name for file, calls in found.items() if calls}
+    assert {"clip-rn50.md", "template.md", "publish.md", "SECURITY.md"} <= names
+    assert [call for calls in found.values() for call in calls if not PINNED.search(call)] == []

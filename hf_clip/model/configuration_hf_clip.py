@@ -84,10 +84,15 @@ class HFCLIPBaseConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         version = kwargs.pop("hf_clip_version", None)
         unread = sorted(kwargs.keys() - READ_BY_TRANSFORMERS - GenerationConfig._get_default_generation_params().keys())
-        if unread and version is not None and Version(version) > Version(HF_CLIP_VERSION):
-            raise ValueError(
-                f"config.json was written by hf_clip {version} and has {', '.join(unread)}, which hf_clip "
-                f"{HF_CLIP_VERSION} does not know: update hf_clip"
+        if version is not None and Version(version) > Version(HF_CLIP_VERSION):
+            if unread:
+                raise ValueError(
+                    f"config.json was written by hf_clip {version} and has {', '.join(unread)}, which hf_clip "
+                    f"{HF_CLIP_VERSION} does not know: update hf_clip"
+                )
+            logger.warning_once(
+                f"config.json was written by hf_clip {version}, and the code of hf_clip {HF_CLIP_VERSION} runs: update "
+                "hf_clip for the same results"
             )
         if unread and version is None:
             logger.warning(f"{type(self).__name__} has no field {', '.join(unread)}: nothing reads it")

@@ -8,6 +8,7 @@ from huggingface_hub import constants
 from support.commands import run_conversion as run
 from support.local_hub import LocalHub
 
+import hf_clip
 from conversion.notebook import card_notebook
 from hf_clip.openai.published import CHECKPOINTS
 from hf_clip.parity.verify import FORMAT, PARITY_FILE
@@ -87,6 +88,7 @@ def test_one_commit_holds_what_was_verified(hub, folder, capsys):
     assert commit.files["model.safetensors"].sha256
     assert commit.message == f"Convert ViT-B/32 (SHA-256 {'0123' * 16})"
     assert f"published: {hub.url}/org/clip\n" in output(capsys)
+    assert hub.repositories["org/clip"].tags == {f"v{hf_clip.__version__}": commit}
 
     hub.requests.clear()
     assert run("publish", folder, "--repo", "org/clip") == 0
@@ -117,6 +119,9 @@ def test_a_branch(hub, folder, capsys):
     assert f"{hub.url}/org/clip/tree/next/one\n" in output(capsys)
     assert hub.files("org/clip", "next/one")["config.json"] == b'{"next": 1}'
     assert hub.files("org/clip")["config.json"] == b"{}"
+    pinned = hub.files("org/clip", f"v{hf_clip.__version__}")
+    assert run("publish", folder, "--repo", "org/clip") == 0
+    assert hub.files("org/clip") != pinned == hub.files("org/clip", f"v{hf_clip.__version__}"), "a tag stays"
 
 
 def test_private_is_never_taken_for_public(hub, folder, capsys):

@@ -121,10 +121,16 @@ def test_a_field_of_a_newer_version_is_refused_by_name(load, part, tmp_path):
         load(tmp_path)
 
 
-def test_a_newer_version_without_new_fields_loads(tmp_path):
-    fields = written(HFCLIPConfig(), tmp_path) | {"hf_clip_version": "99.1"}
+def test_a_newer_version_without_new_fields_loads(tmp_path, monkeypatch):
+    """One sentence says so, once."""
+    fields = written(HFCLIPConfig(), tmp_path) | {"hf_clip_version": "99.2"}
     (tmp_path / "config.json").write_text(json.dumps(fields))
+    warnings = []
+    monkeypatch.setattr(configuration_hf_clip.logger, "warning", warnings.append)
+    HFCLIPConfig.from_pretrained(tmp_path)
     loaded = HFCLIPConfig.from_pretrained(tmp_path).to_diff_dict()
+    (sentence,) = warnings
+    assert f"written by hf_clip 99.2, and the code of hf_clip {hf_clip.__version__} runs" in sentence
     assert loaded["text_config"] == HFCLIPConfig().to_diff_dict()["text_config"]
     assert loaded["hf_clip_version"] == hf_clip.__version__
 

@@ -54,6 +54,7 @@ class Commit:
 class Repository:
     private: bool
     branches: dict[str, list[Commit]] = field(default_factory=dict)
+    tags: dict[str, Commit] = field(default_factory=dict)
 
     def add(self, branch: str, message: str, files: dict[str, File]) -> Commit:
         commits = self.branches.setdefault(branch, [])
@@ -65,6 +66,8 @@ class Repository:
     def at(self, revision: str) -> Commit:
         if revision in self.branches:
             return self.branches[revision][-1]
+        if revision in self.tags:
+            return self.tags[revision]
         for commits in self.branches.values():
             for commit in commits:
                 if commit.sha == revision:
@@ -244,6 +247,13 @@ class Handler(BaseHTTPRequestHandler):
         repository.add(revision, start.message, dict(start.files))
         self.reply_json({})
 
+    def tag(self, body: bytes, repo: str, revision: str) -> None:
+        repository, name = self.writable(repo), json.loads(body)["tag"]
+        if name in repository.tags:
+            raise Refusal(409, f"Tag reference {name} already exists")
+        repository.tags[name] = repository.at(revision)
+        self.reply_json({})
+
     def validate_yaml(self, body: bytes) -> None:
         self.reply_json({"errors": [], "warnings": []})
 
@@ -372,6 +382,7 @@ ROUTES = [
     ("POST", "/api/repos/create", None, Handler.create),
     ("POST", "/api/validate-yaml", None, Handler.validate_yaml),
     ("POST", f"{API}/branch/{REVISION}", None, Handler.branch),
+    ("POST", f"{API}/tag/{REVISION}", None, Handler.tag),
     ("POST", f"{API}/preupload/{REVISION}", None, Handler.preupload),
     ("POST", f"/{REPO}\\.git/info/lfs/objects/batch", None, Handler.batch),
     ("PUT", r"/objects/(?P<oid>\w+)", "drop_upload", Handler.put_object),
