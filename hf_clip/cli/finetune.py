@@ -253,7 +253,8 @@ def finetune(
     readers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
     # transformers 5.24 renamed it
     renamed = hasattr(CLIPTrainingArguments, "activation_checkpointing")
-    checkpointing = "activation_checkpointing" if renamed else "gradient_checkpointing"
+    name = "activation_checkpointing" if renamed else "gradient_checkpointing"
+    checkpointing: dict[str, Any] = {name: gradient_checkpointing}
     arguments = CLIPTrainingArguments(
         str(output),
         learning_rate=rate,
@@ -267,7 +268,7 @@ def finetune(
         label_smoothing_factor=label_smoothing,
         train="all" if train is Part.lora else train.value,
         train_last_layers=last_layers,
-        **{checkpointing: gradient_checkpointing},
+        **checkpointing,
         bf16=bf16,
         seed=seed,
         exif=exif.value,
