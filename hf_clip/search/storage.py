@@ -74,8 +74,9 @@ def read_index_settings(path: str | os.PathLike) -> dict[str, Any]:
         SearchError: There is no index, or it is damaged or of an earlier version.
     """
     try:
-        settings = json.loads((Path(path) / SETTINGS_FILE).read_text(encoding="utf-8"))
-        checksum = settings.pop("checksum", None)
+        content = (Path(path) / SETTINGS_FILE).read_bytes()
+        settings = json.loads(content)
+        settings.pop("checksum", None)
     except (FileNotFoundError, NotADirectoryError):
         raise SearchError(f"there is no index at {path}: make one with hf-clip index") from None
     except (ValueError, AttributeError, RecursionError) as error:
@@ -83,7 +84,8 @@ def read_index_settings(path: str | os.PathLike) -> dict[str, Any]:
     if settings.get("format") != INDEX_FORMAT:
         raise SearchError(f"{path} was made by another version of hf_clip: build it again")
     valid = all(isinstance(settings.get(name), kind) for name, kind in REQUIRED_SETTINGS.items())
-    if not valid or checksum != _checksum(settings):
+    # compared as bytes: another spelling of the same values is a change as well
+    if not valid or content != _settings_text(settings).encode():
         raise SearchError(f"{path} is damaged, {SETTINGS_FILE} has changed: build it again")
     return settings
 
@@ -298,12 +300,13 @@ def write_index_settings(work: Path, settings: Mapping[str, Any]) -> None:
         "row_dtype": rows.dtype.name,
         "files": files,
     }
-    text = json.dumps({**written, "checksum": _checksum(written)})
-    (work / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    (work / SETTINGS_FILE).write_bytes(_settings_text(written).encode())
 
 
-def _checksum(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    """Write settings as JSON, with a checksum of them at the end."""
+    checksum = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**settings, "checksum": checksum})
 
 
 __all__ = [

@@ -39,7 +39,7 @@ DIM, COUNT = 16, 40
 PLAIN = {"model": "x", "dtype": "float32", "probe": [0.0], "text_probe": [0.0], "folder": None}
 
 
-def write_index(path: Path, kind: str = "hnsw", seed: int = 0) -> np.ndarray:
+def write_index(path: Path, kind: str = "hnsw", seed: int = 0, **settings) -> np.ndarray:
     """Write an index without a model; each path has `seed` and the number of its row."""
     rows = two_cones(COUNT, 1, DIM, seed)[0]
     columns = [f"{seed}-{row}" for row in range(COUNT)]
@@ -53,7 +53,7 @@ def write_index(path: Path, kind: str = "hnsw", seed: int = 0) -> np.ndarray:
         if kind == "int8":
             made = write_codes(rows, work / CODES_FILE)
             scales = {"center": made.center.tolist(), "scale": made.scale.tolist()}
-        write_index_settings(work, {**PLAIN, "kind": kind, "expansion": 32, **scales})
+        write_index_settings(work, {**PLAIN, "kind": kind, "expansion": 32, **scales, **settings})
     return rows
 
 
@@ -110,6 +110,28 @@ def test_no_mutated_index_is_opened(count, tmp_path):
         assert str(refused.value).startswith(starts), what
         assert "\n" not in str(refused.value), what
         shutil.rmtree(tmp_path / "m")
+
+
+# other bytes of the same values
+RESPELLED = {
+    "a blank less": lambda text: text.replace(", ", ",", 1),
+    "a line end more": lambda text: text + "\n",
+    "an escape": lambda text: text.replace("kind", "\\u006bind", 1),
+    "an exponent": lambda text: text.replace("1e-07", "1E-07"),
+    "a name twice": lambda text: text.replace("{", '{"kind": "hnsw", ', 1),
+    "another encoding": lambda text: text.encode("utf-16").decode("latin-1"),
+}
+
+
+@pytest.mark.parametrize("how", RESPELLED)
+def test_settings_of_the_same_values_in_other_bytes_are_refused(how, tmp_path):
+    write_index(tmp_path / "i", "exact", probe=[1e-7])
+    file = tmp_path / "i" / SETTINGS_FILE
+    changed = RESPELLED[how](file.read_text())
+    assert changed != file.read_text()
+    file.write_bytes(changed.encode("latin-1"))
+    with pytest.raises(SearchError, match=r"is damaged, settings\.json has changed: build it again"):
+        open_index_files(tmp_path / "i")
 
 
 FORGED = {
