@@ -1,21 +1,10 @@
 """Images at addresses: from hosts that the operator allowed, and never from a private network."""
 
 import ipaddress
-import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
+from http.client import HTTPException
 from urllib.parse import urlsplit
-from urllib.request import (
-    HTTPDefaultErrorHandler,
-    HTTPErrorProcessor,
-    HTTPHandler,
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    OpenerDirector,
-    Request,
-)
 
 from ..data.requests import MAX_UPLOAD_BYTES, RequestError
 from ..model.image_reading_hf_clip import download_image
@@ -34,11 +23,11 @@ def fetch_image(address: str, hosts: Collection[str]) -> bytes:
         hosts: Names of hosts; `*.example.com` stands for all below example.com.
 
     Raises:
-        RequestError: The host is not among `hosts`, or at a private address; or the download_image failed.
+        RequestError: The host is not among `hosts`, or at a private address; or the download failed.
     """
     check_host(address, hosts)
     try:
-        return download_image(address, _opener(hosts), MAX_UPLOAD_BYTES)
+        return download_image(address, MAX_UPLOAD_BYTES, partial(check_host, hosts=hosts), _check_public)
     except RequestError:
         raise
     except (OSError, ValueError, HTTPException) as error:
@@ -72,62 +61,10 @@ def is_public(address: str) -> bool:
     return (mapped or known).is_global and not (mapped or known).is_multicast
 
 
-def _connect(address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:
-    """Connect to a host at an address that was checked; raise RequestError if one of its addresses is private."""
-    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    if not all(is_public(str(each[4][0])) for each in found):
-        raise RequestError(f"{address[0][:80]} is at a private address: images are downloaded from public ones only")
-    failure: OSError = OSError("it has no address")
-    for each in found:
-        try:
-            return socket.create_connection((str(each[4][0]), address[1]), timeout, source_address)
-        except OSError as error:
-            failure = error
-    raise failure
-
-
-class _PublicHTTPConnection(HTTPConnection):
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._create_connection = _connect
-
-
-class _PublicHTTPSConnection(HTTPSConnection):
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._create_connection = _connect
-
-
-class _PublicHTTPHandler(HTTPHandler):
-    def http_open(self, req: Request) -> Any:
-        return self.do_open(_PublicHTTPConnection, req)
-
-
-class _PublicHTTPSHandler(HTTPSHandler):
-    def https_open(self, req: Request) -> Any:
-        return self.do_open(partial(_PublicHTTPSConnection, context=getattr(self, "_context", None)), req)
-
-
-class _CheckedRedirects(HTTPRedirectHandler):
-    def __init__(self, hosts: Collection[str]):
-        self._hosts = hosts
-
-    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        check_host(newurl, self._hosts)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener(hosts: Collection[str]) -> OpenerDirector:
-    opener = OpenerDirector()
-    for handler in (
-        _PublicHTTPHandler(),
-        _PublicHTTPSHandler(),
-        _CheckedRedirects(hosts),
-        HTTPErrorProcessor(),
-        HTTPDefaultErrorHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
+def _check_public(host: str, ips: Sequence[str]) -> None:
+    """Raise RequestError if one of a host's IP addresses is private."""
+    if not all(map(is_public, ips)):
+        raise RequestError(f"{host[:80]} is at a private address: images are downloaded from public ones only")
 
 
 __all__ = ["check_host", "fetch_image", "is_public"]
