@@ -18,6 +18,7 @@ from ..utils.text import say
 from . import common
 from .common import CommandError
 from .options import (
+    AllowScheme,
     AsJson,
     Background,
     BatchSize,
@@ -37,6 +38,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..data.images import ImageRef
     from ..zero_shot.decisions import Decision
 
 MAX_DRAWN = 64
@@ -106,6 +108,7 @@ def classify(
     optimize: Optimize = False,
     trust_remote_code: Trust = False,
     strict: Strict = False,
+    allow_scheme: AllowScheme = None,
 ) -> None:
     """Label images with your own words; each line appears as soon as its image is scored.
 
@@ -125,7 +128,7 @@ def classify(
 
     from tqdm import tqdm
 
-    from ..data.images import ImageTally, surprises
+    from ..data.images import ImageRef, ImageTally, surprises
     from ..zero_shot.classifier import ZeroShotClassifier
 
     loaded, processor = common.load_embedder(model, dtype, device, optimize, trust_remote_code)
@@ -136,17 +139,19 @@ def classify(
     has_choice = classifier.head.mode != "one" or bool(classifier.head.least_scores(threshold).any())
     skipped, tally, drawn, count = common.Skipped(), ImageTally(), [], 0
     reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "exif": exif.value, "tally": tally}
-    on_error = None if strict else skipped.add
-    results = classifier.decisions(paths, top_k, threshold=threshold, alpha=sets, on_error=on_error, **reading)
+    on_error = None if strict else lambda image, error: skipped.add(image.name, error)
+    references = (ImageRef.of(path, None, allow_scheme or ()) for path in paths)
+    results = classifier.decisions(references, top_k, threshold=threshold, alpha=sets, on_error=on_error, **reading)
     total = len(paths) if isinstance(paths, list) else None
     # on a terminal the results themselves show the progress, and a log needs no bar (None)
     with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty() or None) as bar:
-        for path, decision in results:
-            say(json.dumps({"image": path} | decision.to_json()) if as_json else describe(path, decision, has_choice))
+        for image, decision in results:
+            found = {"image": image.name} | decision.to_json()
+            say(json.dumps(found) if as_json else describe(image.name, decision, has_choice))
             count += 1
             bar.update()
             if plot is not None and len(drawn) < MAX_DRAWN:
-                drawn.append((path, decision.scores))
+                drawn.append((image, decision.scores))
     skipped.summarize(count)
     for sentence in surprises(tally.images, tally.rotated, tally.sixteen_bits, exif.value):
         say(sentence, err=True)
@@ -154,11 +159,11 @@ def classify(
         draw(drawn, plot, count, exif)
 
 
-def draw(results: list[tuple[str, list[dict[str, Any]]]], output: Path, count: int, exif: ExifUse) -> None:
+def draw(results: list[tuple["ImageRef", list[dict[str, Any]]]], output: Path, count: int, exif: ExifUse) -> None:
     """Draw the first of `count` results."""
     from ..plots.scores import draw_scores
 
-    draw_scores([path for path, _ in results], {"": [answers for _, answers in results]}, output, exif=exif.value)
+    draw_scores([image for image, _ in results], {"": [answers for _, answers in results]}, output, exif=exif.value)
     note = f", the first {MAX_DRAWN} of {count:,} images" if count > MAX_DRAWN else ""
     say(f"drawn: {output}{note}", err=True)
 

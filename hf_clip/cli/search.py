@@ -124,6 +124,7 @@ def duplicates(
     as_json: AsJson = False,
     html: Html = None,
     force: Force = False,
+    allow_scheme: AllowScheme = None,
 ) -> None:
     """List groups of images that are nearly the same, each with the one to keep first.
 
@@ -141,7 +142,8 @@ def duplicates(
 
     settings, rows, columns, graph, *_ = open_index_files(path)
     names = columns["path"].to_pylist()
-    facts = read_file_facts([image_source(settings, name) for name in names])
+    schemes = allow_scheme or ()
+    facts = read_file_facts([image_source(settings, name, schemes) for name in names])
     order = preferred_order(facts)
     groups = find_duplicates(rows, threshold, graph, order)
     for group in groups:
@@ -160,7 +162,8 @@ def duplicates(
             verdicts = ["keep", *(f"{score:.4f}" for score in group.scores)]
             for row, verdict in zip([group.keeper, *group.others], verdicts, strict=True):
                 captions.append((names[row], f"{verdict} ({size(facts[row])}) {names[row]}"))
-        write_sheets(settings, captions, f"images nearly the same: cosine at least {threshold:g}", html, None)
+        heading = f"images nearly the same: cosine at least {threshold:g}"
+        write_sheets(settings, captions, heading, html, None, schemes)
 
 
 def check_html(output: Path | None, force: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 from ..utils.packages import require
 from . import common
 from .common import CommandError
-from .options import ComputeDType, Device, ExifMode, ExifUse, ModelId, Precision, Trust
+from .options import AllowScheme, ComputeDType, Device, ExifMode, ExifUse, ModelId, Precision, Trust
 
 
 def serve_app(
@@ -38,6 +38,7 @@ def serve_app(
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     trust_remote_code: Trust = False,
+    allow_scheme: AllowScheme = None,
 ) -> None:
     """Serve a page that tries a model: label images, find texts in them, search, compare two models.
 
@@ -57,7 +58,7 @@ def serve_app(
     users = None if auth is None else read_users(auth)
     clip = common.load_model(model, dtype, device, False, trust_remote_code)
     other = common.load_model(compare, dtype, device, False, trust_remote_code) if compare else None
-    images = None if index is None else ImageIndex.load(index, *clip)
+    images = None if index is None else ImageIndex.load(index, *clip, allow_schemes=allow_scheme or ())
     saved = None if classifier is None else ZeroShotClassifier.load(classifier, *clip)
     page = build_page(clip, other, display_name(*clip), images, saved, exif.value)
     launch_page(page, host, port, users)

@@ -12,7 +12,19 @@ from ..utils.text import say
 from . import common
 from .classify import check_plot
 from .common import CommandError
-from .options import ADVANCED, AsJson, ComputeDType, Device, ExifMode, ExifUse, Force, ModelId, Precision, Trust
+from .options import (
+    ADVANCED,
+    AllowScheme,
+    AsJson,
+    ComputeDType,
+    Device,
+    ExifMode,
+    ExifUse,
+    Force,
+    ModelId,
+    Precision,
+    Trust,
+)
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -84,6 +96,7 @@ def where(
     dtype: ComputeDType = Precision.float32,
     device: Device = None,
     trust_remote_code: Trust = False,
+    allow_scheme: AllowScheme = None,
     force: Force = False,
 ) -> None:
     """Find where in an image each text is.
@@ -109,7 +122,7 @@ def where(
     from ..data.images import ImageRef
     from ..localization import maps as localization
 
-    picture = ImageRef.of(image).open(exif.value)
+    picture = ImageRef.of(image, None, allow_scheme or ()).open(exif.value)
     check_source(model, "where", "model", "checkpoint")
     loaded, processor = common.load_model(model, dtype, device, False, trust_remote_code)
     if method == Method.attention:

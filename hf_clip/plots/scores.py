@@ -19,7 +19,7 @@ MODEL_GAP = 0.4  # between the bars of two models, in bars
 
 
 def draw_scores(
-    images: Sequence[str | os.PathLike],
+    images: Sequence[str | os.PathLike | ImageRef],
     answers: Mapping[str, Sequence[list[dict[str, Any]]]],
     output: Path,
     truths: Sequence[str | None] | None = None,
@@ -29,7 +29,7 @@ def draw_scores(
     """Draw each image above bars with the scores of its labels; a failure leaves no partial file.
 
     Args:
-        images: Paths or URLs.
+        images: Paths, URLs or references.
         answers: For each model, by name, the labels of each image as `{"label", "score"}`.
         output: The file to write, in the format of its suffix.
         truths: The true label of each image or None; it is written in bold.
@@ -49,12 +49,12 @@ def draw_scores(
     axes: Any = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.4, bars_height] * rows)
     for axis in axes.flat:
         axis.set_axis_off()
-    for index, path in enumerate(images):
+    for index, image in enumerate(map(ImageRef.of, images)):
         row, column = divmod(index, columns)
         picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
         truth = truths[index] if truths else None
-        title = [truth or shortened(Path(path).name), *([notes[index]] if notes else [])]
-        picture.imshow(_thumbnail(path, exif))
+        title = [truth or shortened(Path(image.name).name), *([notes[index]] if notes else [])]
+        picture.imshow(_thumbnail(image, exif))
         picture.set_anchor("S")
         picture.set_title("\n".join(title), fontsize=8, parse_math=False)
         for model, (color, of_model) in enumerate(zip(cycle(BARS), answers.values())):
@@ -72,10 +72,10 @@ def draw_scores(
     save_figure(figure, output)
 
 
-def _thumbnail(path: str | os.PathLike, exif: Exif) -> Image.Image:
-    image = ImageRef.of(path).open(exif).convert("RGB")
-    image.thumbnail(THUMBNAIL)
-    return image
+def _thumbnail(image: ImageRef, exif: Exif) -> Image.Image:
+    shown = image.open(exif).convert("RGB")
+    shown.thumbnail(THUMBNAIL)
+    return shown
 
 
 __all__ = ["draw_scores"]

@@ -1,12 +1,12 @@
 """Search of images by text, image, or weighted sums of both, in an index of embeddings."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,9 +38,6 @@ from .storage import (
 from .tuning import MEASURED_AT, Search, tune
 from .tuning_texts import TUNING_TEXTS
 
-if TYPE_CHECKING:  # a query of texts needs neither torch nor transformers
-    pass
-
 Weighted = Any  # one or several items, or pairs (item, weight)
 TIMED_QUERIES = 16
 # a text tower is kept in the index if no number of its embeddings is further from the model's
@@ -66,6 +63,7 @@ class ImageIndex:
         codes: The codes of an int8 index, else None.
         model: A CLIP, or its text tower with projection where only texts are searched for.
         processor: Its processor or, for a text tower, tokenizer; None for the index's own text tower.
+        allow_schemes: Kinds of addresses of its images that `source_of` may read besides http and https.
 
     Example:
         >>> index = ImageIndex.build("features.parquet", "photos.index", model, processor)
@@ -80,6 +78,7 @@ class ImageIndex:
     codes: Codes | None
     model: "Model | NumpyTextTower"
     processor: Any
+    allow_schemes: Collection[str] = ()
 
     @classmethod
     def build(
@@ -157,7 +156,14 @@ class ImageIndex:
         return cls.load(output, model, processor)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, model: "Model | None" = None, processor: Any = None) -> "ImageIndex":
+    def load(
+        cls,
+        path: str | os.PathLike,
+        model: "Model | None" = None,
+        processor: Any = None,
+        *,
+        allow_schemes: Collection[str] = (),
+    ) -> "ImageIndex":
         """Open an index; rows and graph are mapped, not read.
 
         An index that was copied is read once and compared with its checksums.
@@ -167,6 +173,8 @@ class ImageIndex:
             model: The CLIP that made the embeddings, or its text tower. Without one, the text tower in the index
                 answers texts, without importing torch, and equal up to rounding.
             processor: Its processor or tokenizer.
+            allow_schemes: Kinds of addresses that an image may have besides http and https, such as s3; "file" for paths
+                outside of its folder.
 
         Returns:
             The index.
@@ -179,9 +187,9 @@ class ImageIndex:
             files = open_index_files(path, text_tower=True)
             if files.text_tower is None:
                 raise SearchError(f"{path} has no text tower: load it with the model that made it")
-            return cls(Path(path), *files[:-1], files.text_tower, None)
+            return cls(Path(path), *files[:-1], files.text_tower, None, allow_schemes)
         _check(text_probe(model, processor)[0], read_index_settings(path), "text_probe", model)
-        return cls(Path(path), *open_index_files(path)[:-1], model, processor)
+        return cls(Path(path), *open_index_files(path)[:-1], model, processor, allow_schemes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -263,7 +271,7 @@ class ImageIndex:
         Returns:
             A reference, whose `open` reads the image.
         """
-        return image_source(self.settings, path)
+        return image_source(self.settings, path, self.allow_schemes)
 
     def nearest(self, queries: np.ndarray, k: int, where: Where = None) -> tuple[np.ndarray, np.ndarray]:
         """Find the `k` nearest rows of each query.

@@ -12,6 +12,7 @@ MAX_SHOWN = 12
 # these say in one way, over all verbs, what one name does
 ONE_MEANING = (
     "--dtype", "--resume", "--workers", "--layout", "--force", "--device", "--json", "--trust-remote-code", "--exif",
+    "--allow-scheme",
 )  # fmt: skip
 
 
@@ -54,6 +55,16 @@ def meanings(name: str) -> dict:
 @pytest.mark.parametrize("name", ONE_MEANING)
 def test_a_name_means_one_thing(name):
     assert len(meanings(name)) == 1, meanings(name)
+
+
+# these read images of this machine alone, or those that came with a request
+WITHOUT_ADDRESSES = {"export", "serve", "evaluate benchmark"}
+
+
+def test_verbs_that_read_images_are_told_which_addresses_to_read():
+    reading = {verb for verb in VERBS if {"exif", "html"} & {option.name for option in options(verb)}}
+    allowing = {verb for verb in VERBS if "allow_scheme" in {option.name for option in options(verb)}}
+    assert allowing == reading - WITHOUT_ADDRESSES
 
 
 def test_every_option_is_explained():

@@ -189,5 +189,11 @@ def test_addresses_of_an_object_store_are_read_when_allowed(repositories, photos
         assert run(*arguments, "--allow-scheme", "memory", "--html", tmp_path / "s.html") == 0
         assert capsys.readouterr().out.splitlines()[0].endswith("0.png")
         assert (tmp_path / "s.html").read_text().count("data:image/jpeg;base64,") == 2
+        assert run("duplicates", tmp_path / "i", "--threshold", 0) == 0
+        assert "2 images cannot be opened" in capsys.readouterr().err
+        allowed = ["--allow-scheme", "memory"]
+        assert run("duplicates", tmp_path / "i", "--threshold", 0, "--html", tmp_path / "d.html", *allowed) == 0
+        assert "cannot be opened" not in capsys.readouterr().err
+        assert (tmp_path / "d.html").read_text().count("data:image/jpeg;base64,") == 2
     finally:
         fs.rm("/bucket", recursive=True)

@@ -117,6 +117,23 @@ def test_what_is_allowed_by_name_is_read(folder):
         fs.rm("/bucket", recursive=True)
 
 
+@pytest.mark.parametrize("verb", ["classify", "where"])
+def test_verbs_read_an_address_when_told(verb, folder, repositories, tmp_path, capsys):
+    fs = place_at("memory://").fs
+    fs.pipe_file("/bucket/0.png", (folder / "inner/0.png").read_bytes())
+    arguments = [verb, "memory://bucket/0.png", "-m", repositories["tiny ViT"], "--plot", tmp_path / "p.png"]
+    arguments += ["a cat"] if verb == "where" else ["-l", "a cat,a dog"]
+    try:
+        assert run(*arguments) == 1
+        out, err = capsys.readouterr()
+        assert "addresses of the kind memory:// are not read: --allow-scheme memory" in err
+        assert run(*arguments, "--allow-scheme", "memory") == 0
+        assert "a cat" in capsys.readouterr().out
+        assert (tmp_path / "p.png").is_file()
+    finally:
+        fs.rm("/bucket", recursive=True)
+
+
 def test_embed_reads_outside_of_the_folder_when_told(folder, repositories, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     table = write_parquet(folder / "t.parquet", [{"image": "../secret.png"}, {"image": "inner/0.png"}])
