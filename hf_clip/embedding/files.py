@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ..utils.files import replacing
+from ..utils.files import file_record, matches_record, replacing
 from ..utils.text import as_line
 from .stores import OUTPUT_SUFFIXES, StoreError, check_settings
 
@@ -230,12 +230,14 @@ class FileStore:
         records = [self._records[row] for row in rows]
         paths = [record.path for record in records]
         check_header(self.output, paths)
-        with replacing(self.output, MARK) as work:
+        # all files are complete before the first takes its place, and the index knows the output that it belongs to
+        with ExitStack() as stack:
+            work = stack.enter_context(replacing(self.output, MARK))
             FORMATS[self.output.suffix].write(work, self._chunks(np.array(rows, int)), paths, self.settings)
-        if self.output.suffix == ".npy":
-            with replacing(self.output.with_suffix(".paths.txt"), MARK) as work:
-                work.write_text("".join(f"{as_line(path)}\n" for path in paths), encoding="utf-8")
-        self._write_index(self._index, records)
+            if self.output.suffix == ".npy":
+                names = stack.enter_context(replacing(self.output.with_suffix(".paths.txt"), MARK))
+                names.write_text("".join(f"{as_line(path)}\n" for path in paths), encoding="utf-8")
+            self._write_index(self._index, records, file_record(work))
         self._delete_partial()
 
     def _read(self) -> list[Record]:
@@ -257,6 +259,10 @@ class FileStore:
                 "replace it, or choose another output"
             )
         self._check(settings, self.output)
+        if not belongs(self.output, settings):
+            raise StoreError(
+                f"{self.output} does not have the rows that {self._index.name} lists: pass --restart to replace it"
+            )
         return records
 
     def _check(self, settings: dict, path: Path) -> None:
@@ -289,9 +295,9 @@ class FileStore:
             mapped = np.memmap(self.partial, DTYPE, "r", shape=(len(self._records), self.settings["dim"]))
             yield mapped[rows[start : start + FILE_CHUNK]]
 
-    def _write_index(self, path: Path, records: Iterable[Record]) -> None:
+    def _write_index(self, path: Path, records: Iterable[Record], output: Mapping[str, Any] | None = None) -> None:
         with replacing(path, MARK) as work, work.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(self.settings) + "\n")
+            file.write(json.dumps(self.settings | ({"output": output} if output else {})) + "\n")
             file.writelines(map(_as_json, records))
 
     def _delete_partial(self) -> None:
@@ -343,6 +349,16 @@ def read_index(path: Path) -> tuple[dict | None, list[Record]]:
     return settings, records
 
 
+def belongs(output: Path, settings: Mapping[str, Any]) -> bool:
+    """Return True if an output is the one that was written with an index of these settings.
+
+    They are two files: a process that is killed may leave a new one beside an old one. Indexes of hf_clip 0.1 do not
+    tell.
+    """
+    record = settings.get("output")
+    return record is None or (isinstance(record, dict) and matches_record(output, record))
+
+
 def known_file_settings(output: Path) -> dict[str, Any] | None:
     """Return the settings of earlier runs into a file, None where there are none."""
     for path in (Path(f"{output}.partial.jsonl"), index_path(output)):
@@ -372,6 +388,7 @@ __all__ = [
     "FORMATS",
     "FileStore",
     "Record",
+    "belongs",
     "check_file",
     "check_header",
     "index_path",

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.images import file_version
 from ..utils.packages import require
 from ..utils.places import place_at, reaching
 from ..utils.text import as_line
-from .files import FORMATS, index_path, known_file_settings, read_index
+from .files import FORMATS, belongs, index_path, known_file_settings, read_index
 from .parts import SETTINGS, count_rows, iter_parts, read_settings
 from .stores import OUTPUT_SUFFIXES, StoreError, is_directory
 
@@ -67,14 +68,20 @@ def _open_file(path: Path) -> Embeddings:
 def _file_chunks(path: Path, settings: dict, records: list) -> Iterator[tuple[Any, np.ndarray]]:
     import pyarrow as pa
 
-    start = 0
+    if not belongs(path, settings):
+        raise _other_rows(path)
+    start, version = 0, file_version(str(path))
     for values in FORMATS[path.suffix].read(path, settings):
         rows = values.reshape(-1, settings["dim"])
         names = [as_line(record.path) for record in records[start : start + len(rows)]]
         yield pa.table({"key": names, "path": names}), rows
         start += len(rows)
-    if start != len(records):
-        raise StoreError(f"{path} does not have the rows that {path.name}.index.jsonl lists: embed it again")
+    if start != len(records) or file_version(str(path)) != version:
+        raise _other_rows(path)
+
+
+def _other_rows(path: Path) -> StoreError:
+    return StoreError(f"{path} does not have the rows that {path.name}.index.jsonl lists: embed it again")
 
 
 __all__ = ["Embeddings", "open_embeddings", "settings_at"]

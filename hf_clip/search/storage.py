@@ -23,7 +23,7 @@ import numpy as np
 from ..data.images import ImageRef
 from ..data.tars import find_image
 from ..embedding.numpy_texts import NumpyTextTower
-from ..utils.files import file_sha256
+from ..utils.files import file_record, file_sha256
 from ..utils.packages import require
 from .codes import Codes
 from .exact import block_rows
@@ -281,16 +281,8 @@ def _write_header(file: Any, dtype: np.dtype, count: int, dim: int) -> None:
 def write_index_settings(work: Path, settings: Mapping[str, Any]) -> None:
     """Write settings.json, with a new generation and the size, time and SHA-256 of each file."""
     rows = np.load(work / ROWS_FILE, mmap_mode="r")
-    files = {}
     # settings.json is the last file: a directory without it is not an index
-    for name in DATA_FILES:
-        if (work / name).is_file():
-            stat = (work / name).stat()
-            files[name] = {
-                "bytes": stat.st_size,
-                "modified_ns": stat.st_mtime_ns,
-                "sha256": file_sha256(work / name),
-            }
+    files = {name: file_record(work / name) for name in DATA_FILES if (work / name).is_file()}
     written = {
         "format": INDEX_FORMAT,
         "generation": uuid.uuid4().hex,

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -223,6 +223,20 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_record(path: Path) -> dict[str, Any]:
+    """Return the size, modification time and SHA-256 of a file, by which `matches_record` knows it again."""
+    stat = path.stat()
+    return {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": file_sha256(path)}
+
+
+def matches_record(path: Path, record: Mapping[str, Any]) -> bool:
+    """Return True if a file is the one that a `file_record` describes, or a copy; only a copy is read."""
+    stat = path.stat()
+    if stat.st_size != record.get("bytes"):
+        return False
+    return stat.st_mtime_ns == record.get("modified_ns") or file_sha256(path) == record.get("sha256")
+
+
 def is_web_page(head: bytes) -> bool:
     """Return True if a file that starts with `head` is HTML or XML, such as the page of a login."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
@@ -232,8 +246,10 @@ __all__ = [
     "CHUNK_BYTES",
     "check_output",
     "exit_on_signals",
+    "file_record",
     "file_sha256",
     "is_web_page",
+    "matches_record",
     "new_directory",
     "replacing",
 ]

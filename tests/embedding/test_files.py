@@ -1,4 +1,6 @@
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ from support.photos import left_behind, read
 
 from hf_clip.embedding import files as file_store
 from hf_clip.embedding.files import FileStore
+from hf_clip.embedding.reading import open_embeddings
 from hf_clip.embedding.stores import OUTPUT_SUFFIXES, StoreError
 from hf_clip.utils.text import as_line
 
@@ -82,10 +85,49 @@ def test_an_output_that_was_written_over_is_noticed(tmp_path):
     with store(tmp_path) as opened:
         opened.append(batch(range(4)))
         finish(opened, range(4))
-    np.save(tmp_path / "out.npy", ROWS)
-    with store(tmp_path) as opened, pytest.raises(StoreError, match=r"not have the rows that out\.npy\.index\.jsonl"):
-        opened.append(batch([4]))
+    np.save(tmp_path / "out.npy", ROWS[:4][::-1])
+    with pytest.raises(StoreError, match=r"not have the rows that out\.npy\.index\.jsonl"), store(tmp_path):
+        pass
     assert not left_behind(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+def test_no_kill_gives_a_row_the_name_of_another(suffix, tmp_path, monkeypatch):
+    """Whatever a run leaves when it is killed between two steps on files is refused, or right."""
+    pytest.importorskip("pyarrow")
+    output, states = f"out{suffix}", []
+
+    def then_copy(step):
+        def stepped(*arguments, **named):
+            result = step(*arguments, **named)
+            states.append(shutil.copytree(tmp_path / "now", tmp_path / str(len(states))))
+            return result
+
+        return stepped
+
+    (tmp_path / "now").mkdir()
+    with store(tmp_path / "now", output) as opened:
+        opened.append(batch([0, 1, 2]))
+        finish(opened, range(3))
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(Path, name, then_copy(getattr(Path, name)))
+    with store(tmp_path / "now", output) as opened:  # as many rows, of other images
+        opened.append(batch([3]))
+        opened.finish([KEYS[1], KEYS[3], KEYS[2]], {KEYS[0]: opened.done()[KEYS[0]]}, {})
+    monkeypatch.undo()
+    complete = 0
+    for state in states:
+        opened = open_embeddings(str(state / output))
+        with suppress(StoreError):
+            for table, rows in opened.chunks():
+                complete += 1
+                for key, row in zip(table["key"].to_pylist(), rows, strict=True):
+                    assert np.array_equal(row, ROWS[KEYS.index(key)])
+        with store(state, output) as resumed:
+            resumed.append(batch([place for place in (1, 2, 3) if KEYS[place] not in resumed.done()]))
+            resumed.finish([KEYS[place] for place in (1, 2, 3)], dict.fromkeys([KEYS[0]], f"0-{10**18}"), {})
+        assert np.array_equal(np.array(list(read(state / output).values())), ROWS[[1, 2, 3]])
+    assert 2 <= complete < len(states)
 
 
 def test_safetensors_headers_have_an_end(tmp_path, monkeypatch):
