@@ -173,8 +173,8 @@ class ImageIndex:
             model: The CLIP that made the embeddings, or its text tower. Without one, the text tower in the index
                 answers texts, without importing torch, and equal up to rounding.
             processor: Its processor or tokenizer.
-            allow_schemes: Kinds of addresses that an image may have besides http and https, such as s3; "file" for paths
-                outside of its folder.
+            allow_schemes: Kinds of addresses that an image may have besides http and https, such as s3; "file" for
+                paths outside of its folder.
 
         Returns:
             The index.

@@ -125,8 +125,7 @@ def test_verbs_read_an_address_when_told(verb, folder, repositories, tmp_path, c
     arguments += ["a cat"] if verb == "where" else ["-l", "a cat,a dog"]
     try:
         assert run(*arguments) == 1
-        out, err = capsys.readouterr()
-        assert "addresses of the kind memory:// are not read: --allow-scheme memory" in err
+        assert "addresses of the kind memory:// are not read: --allow-scheme memory" in capsys.readouterr().err
         assert run(*arguments, "--allow-scheme", "memory") == 0
         assert "a cat" in capsys.readouterr().out
         assert (tmp_path / "p.png").is_file()
