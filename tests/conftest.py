@@ -30,6 +30,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if left_out else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the architectures at full size, minutes each: at the end the other workers would wait for the last."""
+    items.sort(key=lambda item: item.path.name != "test_parity.py")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator:
     return _without_skip(item.config, (yield))
