@@ -31,10 +31,17 @@ def image() -> Image.Image:
     return random_image("RGB", 70, 40, np.random.default_rng(0))
 
 
+@pytest.fixture
+def two_scales(monkeypatch) -> None:
+    """Cut windows at two of the five scales, a sixth of them all, where it does not matter which windows there are."""
+    monkeypatch.setattr("hf_clip.localization.maps.SCALES", (1, 2))
+
+
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one, other, rtol=0, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.usefixtures("two_scales")
 @pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("size", [(70, 40), (31, 97), (64, 64), (1, 9)])
 def test_maps_have_the_size_of_the_image(clip, method, size):
@@ -84,6 +91,7 @@ def test_shifted_views_show_the_same_pixels_at_the_same_places(clip):
         assert torch.allclose(placed[:, :, 40:80], first[1][:, :, 40:80], atol=0.02)
 
 
+@pytest.mark.usefixtures("two_scales")
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_shifts_are_the_mean_of_maps_and_of_the_same_extent(clip, image, method):
     once = hf_clip.where(clip.model, clip.processor, image, TEXTS, method)
@@ -145,6 +153,7 @@ def test_grad_cam_is_the_gradient_of_a_plain_forward(repositories, image):
         torch.testing.assert_close(found, expected.detach(), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.usefixtures("two_scales")
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_a_call_leaves_nothing_behind(repositories, family, image, method):
     clip = SimpleNamespace(**vars(load(repositories[family])))
@@ -171,6 +180,7 @@ def test_frozen_models_have_gradients_too(clip, image):
     assert found.nan_to_num().max() > 0
 
 
+@pytest.mark.usefixtures("two_scales")
 def test_threads_share_a_model(clip, image):
     other = random_image("L", 33, 61, np.random.default_rng(3))
     calls = [
@@ -221,6 +231,7 @@ def test_an_image_of_too_many_windows_is_refused(clip):
         hf_clip.where(clip.model, clip.processor, Image.new("RGB", (40, 9)), TEXTS, "windows", whole=True, shifts=8)
 
 
+@pytest.mark.usefixtures("two_scales")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_half_precision_and_autocast(repositories, family, clip, image, dtype, method):
@@ -234,6 +245,7 @@ def test_half_precision_and_autocast(repositories, family, clip, image, dtype, m
         assert (maps - exact).nan_to_num().abs().max() < 0.05 + 0.1 * exact.nan_to_num().abs().max()
 
 
+@pytest.mark.usefixtures("two_scales")
 def test_compiled_models_map_as_others(clip, image):
     compiled = torch.compile(clip.model, backend="eager")
     for method in ALL_METHODS:
@@ -241,6 +253,7 @@ def test_compiled_models_map_as_others(clip, image):
         assert same(hf_clip.where(compiled, clip.processor, image, TEXTS, method), expected)
 
 
+@pytest.mark.usefixtures("two_scales")
 def test_optimized_models_map_or_say_why_not(clip, image):
     optimized = copy.deepcopy(clip.model).optimize_for_inference()
     for method in ("dense", "rollout", "windows"):
@@ -270,6 +283,7 @@ def test_bad_input_is_named(clip, image, options, problem):
         hf_clip.where(clip.model, clip.processor, **options)
 
 
+@pytest.mark.usefixtures("two_scales")
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_a_stock_model_gives_the_same_maps(tiny, image, folders, method):
     stock = load(folders["transformers"])
@@ -284,6 +298,7 @@ def test_a_stock_model_gives_the_same_maps(tiny, image, folders, method):
     assert all(parameter.data_ptr() == place and parameter.grad is None for parameter, place in before)
 
 
+@pytest.mark.usefixtures("two_scales")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_stock_model_in_half_precision(folders, image, dtype):
     stock, half = load(folders["transformers"]), load(folders["transformers"], dtype=dtype)
@@ -321,8 +336,8 @@ def test_attention_of_layers_and_heads(clip, image, family):
     [
         ("resnet", "dense", "nearer to it", 0.95),
         ("vit", "gradient", "nearer to it", 0.7),
-        ("resnet", "windows", "in the shape", 0.9),
-        ("vit", "windows", "in the shape", 0.9),
+        pytest.param("resnet", "windows", "in the shape", 0.9, marks=pytest.mark.slow),
+        pytest.param("vit", "windows", "in the shape", 0.9, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("square", [False, True])

@@ -2,6 +2,7 @@
 the measure: pairs, overflow, offsets, files."""
 
 import copy
+import functools
 import gzip
 import json
 import logging
@@ -16,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip.simple_tokenizer import SimpleTokenizer
 from support.originals import clip
 from support.text_corpus import SENTENCES, corpus
 from support.threads import assert_threads_agree
@@ -47,9 +47,12 @@ def vocabulary():
     return load_vocabulary()
 
 
-@pytest.fixture(scope="module")
-def original():
-    return SimpleTokenizer()
+@pytest.fixture
+def original(monkeypatch):
+    """The tokenizer of `clip.tokenize`, which encodes each text of a block once."""
+    tokenizer = clip.clip._tokenizer
+    monkeypatch.setattr(tokenizer, "encode", functools.lru_cache(1000)(tokenizer.encode))
+    return tokenizer
 
 
 @pytest.fixture

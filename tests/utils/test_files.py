@@ -55,7 +55,9 @@ with (new_directory if kind == "folder" else replacing)(path) as work:
 
 
 def started(kind: str, path: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", WRITE, kind, path], stdout=subprocess.PIPE, text=True)
+    without_torch = os.environ | {"HF_CLIP_LAZY": "1"}
+    command = [sys.executable, "-c", WRITE, kind, path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=without_torch)
     assert process.stdout.readline() == "writing\n"
     return process
 
