@@ -6,6 +6,11 @@ BIN := $(VENV)/bin
 INTEGRATIONS := $(VENV)-integrations
 DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
+FAST := -n 2 -m "not slow and not exhaustive and not integration"
+# what calls transformers itself, or takes models and processors of its own: other rooms reach it through these
+LOWEST_TESTS := tests/model tests/openai tests/zero_shot tests/training tests/export tests/exported tests/embedding \
+	tests/localization tests/parity tests/cli/test_app.py tests/cli/test_exif.py tests/cli/test_finetune.py \
+	tests/cli/test_finetune_bad_input.py tests/test_examples.py tests/test_loading.py tests/test_model_cards.py
 LOWEST_TORCH_TESTS := tests/model tests/zero_shot tests/openai/test_convert.py tests/test_loading.py
 # the lowest version of a package that pyproject.toml admits
 lowest = $(1)==$$(sed -n 's/^ *"$(1)>=\(.*\)",/\1/p' pyproject.toml)
@@ -27,18 +32,17 @@ test: lint  ## all tests, the nine architectures at full size included (half an 
 	$(BIN)/python -m pytest -n 2
 
 test-fast: lint  ## tests of small models only (before each commit)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not integration"
+	$(BIN)/python -m pytest $(FAST)
 
-test-lowest: $(READY) $(VENV)/lowest  ## the fast tests with the lowest transformers that pyproject.toml admits
-	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not integration"
+test-lowest: $(READY) $(VENV)/lowest  ## fast tests of what meets transformers, with the lowest that pyproject.toml admits
+	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest $(FAST) $(LOWEST_TESTS)
 	@# remote code, which older versions copied in part
 	PYTHONPATH=$(abspath $(VENV)/lowest) $(BIN)/python -m pytest tests/test_remote_code.py
 
 # beside the newest transformers: 5.10 asks for types of torch 2.7. The rooms that depend on torch's numbers, as the
 # whole would take as long again
 test-lowest-torch: $(READY) $(VENV)/lowest-torch  ## tests of the models with the lowest torch, which takes minutes to download
-	PYTHONPATH=$(abspath $(VENV)/lowest-torch) $(BIN)/python -m pytest -n 2 \
-		-m "not slow and not exhaustive and not integration" $(LOWEST_TORCH_TESTS)
+	PYTHONPATH=$(abspath $(VENV)/lowest-torch) $(BIN)/python -m pytest $(FAST) $(LOWEST_TORCH_TESTS)
 
 test-integrations: $(INTEGRATIONS)/.ready  ## tests with peft, torchao, onnx, ray and others; a skip is a failure
 	@# a process for each file: some of these packages are not made to share one, and it ends by a signal
