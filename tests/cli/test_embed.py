@@ -178,13 +178,13 @@ def test_a_process_that_is_stopped(number, repositories, tmp_path, capfd):
     arguments = ["embed", folder, "--output", output, "--model", repositories[FAMILIES[0]], "--batch-size"]
     process = subprocess.Popen([sys.executable, "-m", "hf_clip", *map(str, arguments), "1"])
     rows = Path(f"{output}.partial")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (rows.exists() and rows.stat().st_size > 10 * 256):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert process.wait(600) == (130 if number == signal.SIGINT else -signal.SIGKILL)
     stopped = capfd.readouterr().err
 
     assert run(*arguments, "64") == 0

@@ -56,13 +56,13 @@ def test_a_stopped_training_resumes_to_the_same_bits(whole: dict[str, torch.Tens
         text=True,
         start_new_session=True,
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not Path("stopped/checkpoint-6/trainer_state.json").exists():
         assert started.poll() is None
         assert time.monotonic() < end
         time.sleep(0.005)
     os.killpg(started.pid, number)
-    error = started.communicate(timeout=120)[1]
+    error = started.communicate(timeout=600)[1]
     assert started.returncode == status
     assert "Traceback" not in error
     if number == signal.SIGINT:

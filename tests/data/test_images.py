@@ -166,7 +166,7 @@ def test_only_regular_files_of_bounded_size_are_opened(tmp_path):
         paths = [str(tmp_path / path) for path in ("pipe.png", "s.png", "folder.png", "huge.png", "/dev/zero")]
         # in a process of its own, which can be ended
         command = [sys.executable, "-c", OPEN_EACH, str(Path(__file__).parents[2]), *paths]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=600)
         answers = found.stdout.splitlines()
         assert len(answers) == len(paths), found.stderr[-500:]
         for path, answer in zip(paths, answers, strict=True):

@@ -167,8 +167,8 @@ def test_no_image_of_the_machine_is_read(address, photos, name):
                 json.dumps({"data": [value, *rest]}).encode(),
                 {"Content-Type": "application/json"},
             )
-            event = json.load(urlopen(posted, timeout=30))["event_id"]
-            answer = urlopen(f"{address}gradio_api/call/{name}/{event}", timeout=30).read().decode()
+            event = json.load(urlopen(posted, timeout=300))["event_id"]
+            answer = urlopen(f"{address}gradio_api/call/{name}/{event}", timeout=300).read().decode()
             assert answer.startswith("event: error"), answer
             assert "confidences" not in answer
             assert "data:image" not in answer

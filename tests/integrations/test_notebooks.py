@@ -23,4 +23,4 @@ def test_a_notebook_shows_its_outputs_and_runs(path, monkeypatch):
     # the notebook finds the repository by itself
     monkeypatch.delenv("PYTHONPATH", raising=False)
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(path.parent))
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=str(path.parent))

@@ -195,7 +195,7 @@ def test_works_in_forked_workers(set_threads, generator):
         num_workers=2,
         collate_fn=pixels,
         worker_init_fn=lambda _: set_threads(2),  # it would be one
-        timeout=60,
+        timeout=600,
         multiprocessing_context="fork",
     )
     assert torch.equal(torch.cat(list(loader)), expected)

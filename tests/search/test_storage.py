@@ -168,11 +168,11 @@ def test_files_of_two_indexes_do_not_mix(tmp_path):
 
 
 WRITER = """
-import sys, warnings
+import itertools, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from search.test_storage import write_index
-for number in range(10_000):
+for number in itertools.count():
     write_index(Path(sys.argv[1]), "exact", number)
 """
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import httpx2
@@ -13,6 +14,9 @@ from support.commands import run
 
 from hf_clip.serving.server import DrainingServer, open_socket, serve_until_stopped
 from hf_clip.serving.service import ServerSettings
+
+LONG = 600  # seconds: a failure would take them, a busy machine some of them
+get, post = (partial(function, timeout=LONG) for function in (httpx2.get, httpx2.post))
 
 
 class Served:
@@ -38,7 +42,7 @@ class Served:
 
     def stop(self) -> None:
         self.server.handle_exit(signal.SIGTERM, None)
-        self.thread.join(20)
+        self.thread.join(LONG)
         assert not self.thread.is_alive()
         self.listener.close()
 
@@ -55,25 +59,24 @@ def test_a_server_starts_answers_and_drains(clip, monkeypatch):
     may_load, may_compute = threading.Event(), threading.Event()
 
     def load():
-        may_load.wait(20)
+        may_load.wait(LONG)
         return clip.model, clip.processor
 
     served = Served(load, monkeypatch)
-    get = httpx2.get
     assert get(f"{served.address}/healthz").status_code == 200
     refused = get(f"{served.address}/readyz")
     assert (refused.status_code, refused.json()["error"]["message"]) == (503, "the server is starting: try again later")
-    assert httpx2.post(f"{served.address}/v1/embeddings", json={"input": "a"}).status_code == 503
+    assert post(f"{served.address}/v1/embeddings", json={"input": "a"}).status_code == 503
     may_load.set()
-    assert served.ready.wait(20)
+    assert served.ready.wait(LONG)
     assert get(f"{served.address}/readyz").status_code == 200
 
     kind = served.server.service.batcher.kinds["text"]
     compute = kind.compute
-    kind.compute = lambda items: may_compute.wait(20) and compute(items)
+    kind.compute = lambda items: may_compute.wait(LONG) and compute(items)
     answers = []
     asking = threading.Thread(
-        target=lambda: answers.append(httpx2.post(f"{served.address}/v1/embeddings", json={"input": "a"}))
+        target=lambda: answers.append(post(f"{served.address}/v1/embeddings", json={"input": "a"}))
     )
     asking.start()
     while not served.server.service.batcher._running:
@@ -92,7 +95,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(monkeypatch):
         raise ValueError("this is no CLIP")
 
     served = Served(load, monkeypatch)
-    served.thread.join(20)
+    served.thread.join(LONG)
     served.listener.close()
     assert str(served.error) == "this is no CLIP"
 
@@ -146,7 +149,7 @@ def test_the_command_serves_until_it_is_told_to_stop(repositories):
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
         address = line.split(" answers at ")[1].strip()
-        answer = httpx2.post(f"{address}/v1/embeddings", json={"input": "a"})
+        answer = post(f"{address}/v1/embeddings", json={"input": "a"})
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(LONG) == 0
     assert answer.status_code == 200
