@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,44 +9,24 @@ import typer
 from ..utils.files import check_output
 from ..utils.text import say
 from . import common
+from .blocks import DecisionMode, Loading, Reading, expanded
 from .classify import check_plot, classifier_options, read_labels
 from .common import CommandError
-from .options import (
-    AllowScheme,
-    AsJson,
-    Background,
-    BatchSize,
-    ComputeDType,
-    Device,
-    Each,
-    ExifMode,
-    ExifUse,
-    Force,
-    Labels,
-    ModelId,
-    NoneOfThese,
-    Optimize,
-    Precision,
-    Templates,
-    Trust,
-    Workers,
-)
+from .options import AllowScheme, AsJson, ClassifierFile, Force, LabeledImages, Labels, ModelId, Plot, Templates
 
 if TYPE_CHECKING:
     from ..data.rows import Rows
 
 
+@expanded
 def calibrate(
-    data: Annotated[str, typer.Argument(help="Images with labels: class folders, a table, or tars.")],
+    data: LabeledImages,
     model: ModelId,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The .safetensors to write, for classify --labels.")
-    ],
+    output: ClassifierFile,
     labels: Labels = None,
     templates: Templates = None,
-    none: NoneOfThese = False,
-    each: Each = False,
-    background: Background = None,
+    *,
+    mode: DecisionMode,
     precision: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Choose thresholds: this share of the labels given is right.")
     ] = None,
@@ -55,15 +34,10 @@ def calibrate(
         float | None, typer.Option(metavar="SHARE", help="Choose thresholds: this share of labels is found.")
     ] = None,
     as_json: AsJson = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the result. Needs matplotlib.")] = None,
+    plot: Plot = None,
     force: Force = False,
-    batch_size: BatchSize = 32,
-    workers: Workers = None,
-    exif: ExifMode = ExifUse.ignore,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    optimize: Optimize = False,
-    trust_remote_code: Trust = False,
+    reading: Reading,
+    loading: Loading,
     allow_scheme: AllowScheme = None,
 ) -> None:
     """Calibrate the scores of labels by images whose labels are known, and save the classifier.
@@ -72,7 +46,7 @@ def calibrate(
 
     Example: hf-clip calibrate pets --model ViT-B/32 --precision 0.95 --output pets.safetensors
     """
-    saved, chosen = classifier_options(labels, templates, none, each, background)
+    saved, chosen = classifier_options(labels, templates, mode)
     names = None if labels is None or saved is not None else read_labels(labels)
     check_output(output, force, [".safetensors"])
     check_plot(plot, force)
@@ -81,7 +55,7 @@ def calibrate(
     from ..zero_shot.classifier import ZeroShotClassifier
 
     rows = to_rows(data, allow_schemes=allow_scheme or ())
-    loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
+    loaded, processor = common.load_model(model, loading)
     if saved is None:
         names, images, shown = labeled(rows, names)
         chosen["templates"] = chosen_templates(rows, chosen.get("templates"))
@@ -89,8 +63,7 @@ def calibrate(
     else:
         classifier = ZeroShotClassifier.load(saved, loaded, processor)
         _, images, shown = labeled(rows, classifier.labels, by_name=True)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "exif": exif.value}
-    calibrated = classifier.calibrate(images, shown, precision=precision, recall=recall, **options)
+    calibrated = classifier.calibrate(images, shown, precision=precision, recall=recall, **reading.options)
     calibrated.save(output)
     assert calibrated.calibration is not None
     report = calibrated.calibration.report

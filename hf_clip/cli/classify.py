@@ -16,26 +16,9 @@ from ..utils.files import check_output
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
+from .blocks import DecisionMode, Loading, Reading, expanded
 from .common import CommandError
-from .options import (
-    AllowScheme,
-    AsJson,
-    Background,
-    BatchSize,
-    ComputeDType,
-    Device,
-    Each,
-    ExifMode,
-    ExifUse,
-    Force,
-    ModelId,
-    NoneOfThese,
-    Optimize,
-    Precision,
-    Strict,
-    Trust,
-    Workers,
-)
+from .options import AllowScheme, AsJson, ExifUse, Force, ModelId, Strict
 
 if TYPE_CHECKING:
     from ..data.images import ImageRef
@@ -45,6 +28,7 @@ MAX_DRAWN = 64
 NOTHING = "none of these"
 
 
+@expanded
 def classify(
     images: Annotated[
         list[str],
@@ -74,9 +58,8 @@ def classify(
             "giving the option again, are averaged (default: a photo of a {}.).",
         ),
     ] = None,
-    none: NoneOfThese = False,
-    each: Each = False,
-    background: Background = None,
+    *,
+    mode: DecisionMode,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -100,13 +83,8 @@ def classify(
         typer.Option(metavar="FILE", help=f"Draw the first {MAX_DRAWN} images with their scores. Needs matplotlib."),
     ] = None,
     force: Force = False,
-    batch_size: BatchSize = 32,
-    workers: Workers = None,
-    exif: ExifMode = ExifUse.ignore,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    optimize: Optimize = False,
-    trust_remote_code: Trust = False,
+    reading: Reading,
+    loading: Loading,
     strict: Strict = False,
     allow_scheme: AllowScheme = None,
 ) -> None:
@@ -119,7 +97,7 @@ def classify(
     Example: hf-clip classify photos --labels "a cat,a dog" --model ViT-B/32
     """
     check_plot(plot, force)
-    saved, options = classifier_options(labels, templates, none, each, background)
+    saved, options = classifier_options(labels, templates, mode)
     label_list = [] if saved is not None else read_labels(labels)
     check_split_labels(images, label_list)
     if twice := [label for label, count in Counter(label_list).items() if count > 1]:
@@ -131,17 +109,17 @@ def classify(
     from ..data.images import ImageRef, ImageTally, surprises
     from ..zero_shot.classifier import ZeroShotClassifier
 
-    loaded, processor = common.load_embedder(model, dtype, device, optimize, trust_remote_code)
+    loaded, processor = common.load_embedder(model, loading)
     if saved is not None:
         classifier = ZeroShotClassifier.load(saved, loaded, processor)
     else:
         classifier = ZeroShotClassifier(loaded, processor, label_list, **options)
     has_choice = classifier.head.mode != "one" or bool(classifier.head.least_scores(threshold).any())
     skipped, tally, drawn, count = common.Skipped(), ImageTally(), [], 0
-    reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "exif": exif.value, "tally": tally}
+    options = reading.options | {"tally": tally}
     on_error = None if strict else lambda image, error: skipped.add(image.name, error)
     references = (ImageRef.of(path, None, allow_scheme or ()) for path in paths)
-    results = classifier.decisions(references, top_k, threshold=threshold, alpha=sets, on_error=on_error, **reading)
+    results = classifier.decisions(references, top_k, threshold=threshold, alpha=sets, on_error=on_error, **options)
     total = len(paths) if isinstance(paths, list) else None
     # on a terminal the results themselves show the progress, and a log needs no bar (None)
     with tqdm(desc="images", total=total, unit="image", disable=sys.stdout.isatty() or None) as bar:
@@ -153,10 +131,10 @@ def classify(
             if plot is not None and len(drawn) < MAX_DRAWN:
                 drawn.append((image, decision.scores))
     skipped.summarize(count)
-    for sentence in surprises(tally.images, tally.rotated, tally.sixteen_bits, exif.value):
+    for sentence in surprises(tally.images, tally.rotated, tally.sixteen_bits, reading.exif.value):
         say(sentence, err=True)
     if plot is not None:
-        draw(drawn, plot, count, exif)
+        draw(drawn, plot, count, reading.exif)
 
 
 def draw(results: list[tuple["ImageRef", list[dict[str, Any]]]], output: Path, count: int, exif: ExifUse) -> None:
@@ -204,21 +182,20 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
 
 
 def classifier_options(
-    labels: str | None, templates: Iterable[str] | None, none: bool, each: bool, background: str | None
+    labels: str | None, templates: Iterable[str] | None, mode: DecisionMode
 ) -> tuple[Path | None, dict[str, Any]]:
     """Return the file of a saved classifier, if it stands in place of labels, and the options of one to be made."""
-    if none and each:
-        raise CommandError("--none and --each are both given: with --each an image may show none of the labels")
-    if background is not None and not (none or each):
+    name = mode.name()
+    if mode.background is not None and name == "one":
         raise CommandError("--background has no effect by itself: pass --none or --each with it")
     saved = saved_classifier(labels or "")
-    if saved is not None and (templates or none or each):
+    if saved is not None and (templates or name != "one"):
         raise CommandError(f"{saved} has its own templates and mode: leave --templates, --none and --each off")
-    options: dict[str, Any] = {"mode": "any" if none else "each" if each else "one"}
+    options: dict[str, Any] = {"mode": name}
     if templates is not None:
         options["templates"] = read_templates(templates)
-    if background is not None:
-        options["background"] = read_labels(background)
+    if mode.background is not None:
+        options["background"] = read_labels(mode.background)
     return saved, options
 
 

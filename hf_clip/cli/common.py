@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..openai.errors import CheckpointError, DownloadError
 from ..utils.packages import explaining
 from ..utils.text import first_line, listing, printable, say
+from .blocks import Loading
 from .errors import CommandError
 from .options import Precision
 from .sources import MODEL_KINDS, check_source, kind_of
@@ -18,58 +19,49 @@ if TYPE_CHECKING:
     from ..exported.model import ExportedCLIP
     from ..exported.processor import ExportedProcessor
 
+    Clip = tuple[PreTrainedModel | ExportedCLIP, Any]
+
 MAX_NAMED = 10
 STOPPED = 130  # 128 + SIGINT, as in shells
 
 
-def load_embedder(
-    model_id: str, dtype: Precision, device: str | None, optimize: bool, trust_remote_code: bool
-) -> tuple["PreTrainedModel | ExportedCLIP", Any]:
+def load_embedder(model_id: str, loading: Loading) -> "Clip":
     """Load a model and its processor to embed images and texts; an exported model without torch, on NumPy arrays."""
     if kind_of(model_id) == "exported":
-        return _load_exported(model_id, dtype, device, optimize)
-    return load_model(model_id, dtype, device, optimize, trust_remote_code)
+        return _load_exported(model_id, loading)
+    return load_model(model_id, loading)
 
 
-def load_model(
-    model_id: str, dtype: Precision, device: str | None, optimize: bool, trust_remote_code: bool
-) -> tuple["PreTrainedModel", Any]:
+def load_model(model_id: str, loading: Loading) -> tuple["PreTrainedModel", Any]:
     """Load a model of PyTorch, in evaluation mode on its device, and its processor."""
     check_source(model_id, "--model", *MODEL_KINDS)
     with explaining(f"--model {model_id}"):
         from ..loading import load_clip
 
-    model, processor = _load(load_clip, model_id, dtype, device, optimize=optimize, trust_remote_code=trust_remote_code)
+    model, processor = _load(load_clip, model_id, loading, optimize=loading.optimize)
     if not hasattr(model, "get_image_features"):
         raise CommandError(f"{model_id} is a {type(model).__name__}, not a CLIP with both towers")
     return model, processor
 
 
-def load_text_embedder(
-    model_id: str, dtype: Precision, device: str | None, trust_remote_code: bool
-) -> tuple["PreTrainedModel | ExportedCLIP", Any]:
+def load_text_embedder(model_id: str, loading: Loading) -> "Clip":
     """Load a model's text tower and its tokenizer to embed texts; of an exported model, both towers."""
     check_source(model_id, "--model", *MODEL_KINDS)
     if kind_of(model_id) == "exported":
-        return _load_exported(model_id, dtype, device, optimize=False)
+        return _load_exported(model_id, loading)
     with explaining(f"--model {model_id}"):
         from ..loading import load_text_tower
 
-    return _load(load_text_tower, model_id, dtype, device, trust_remote_code=trust_remote_code)
+    return _load(load_text_tower, model_id, loading)
 
 
-def _load(
-    loader: Callable[..., tuple["PreTrainedModel | ExportedCLIP", Any]],
-    model_id: str,
-    dtype: Precision,
-    device: str | None,
-    **options: bool,
-) -> tuple["PreTrainedModel | ExportedCLIP", Any]:
+def _load(loader: "Callable[..., Clip]", model_id: str, loading: Loading, **options: bool) -> "Clip":
     import torch
     from transformers.utils import logging
 
-    dtype, device = settled(dtype, device)
+    dtype, device = settled(loading.dtype, loading.device)
     logging.disable_progress_bar()
+    options["trust_remote_code"] = loading.trust_remote_code
     try:
         return loader(model_id, device=device, dtype=getattr(torch, dtype.value), **options)
     except (CheckpointError, DownloadError, FileNotFoundError):
@@ -96,14 +88,13 @@ def settled(dtype: Precision, device: str | None) -> tuple[Precision, str]:
     return dtype, device
 
 
-def _load_exported(
-    directory: str, dtype: Precision, device: str | None, optimize: bool
-) -> tuple["ExportedCLIP", "ExportedProcessor"]:
+def _load_exported(directory: str, loading: Loading) -> tuple["ExportedCLIP", "ExportedProcessor"]:
     from ..exported.model import load_exported, precision_for
 
     directory = os.path.expanduser(directory)
     try:
-        return load_exported(directory, precision=precision_for(directory, dtype.value, optimize), device=device)
+        precision = precision_for(directory, loading.dtype.value, loading.optimize)
+        return load_exported(directory, precision=precision, device=loading.device)
     except ImportError:
         raise
     except Exception as error:  # a broken file makes its reader raise anything

@@ -1,5 +1,6 @@
 """`hf-clip filter` and `hf-clip dedup`."""
 
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,20 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from ..utils.text import say
+from .blocks import ExactLoading, Reading, expanded
 from .common import CommandError
-from .embed import Engine, embed, parse_shard
-from .options import (
-    ADVANCED,
-    AllowScheme,
-    BatchSize,
-    ComputeDType,
-    Device,
-    ExifMode,
-    ExifUse,
-    Precision,
-    Trust,
-    Workers,
-)
+from .embed import OnRay, embed, parse_shard
+from .options import ADVANCED, AllowScheme, LeastLikeness
 from .sources import check_source
 
 OutputDirectory = Annotated[
@@ -41,8 +32,22 @@ EmbeddingsTo = Annotated[
         help="Where to keep their embeddings (default: OUTPUT-embeddings).",
     ),
 ]
-Replace = Annotated[bool, typer.Option("--restart", help="Replace another selection in the output.")]
-Ray = Annotated[Engine | None, typer.Option(help="ray: embed on a Ray cluster, or a local one.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """Options of a selection, and of embedding its images first."""
+
+    engine: OnRay = None
+    restart: Annotated[bool, typer.Option("--restart", help="Replace another selection in the output.")] = False
+    reading: Reading
+    loading: ExactLoading
+    allow_scheme: AllowScheme = None
+
+    def embed(self, source: str, place: str, model: str, text_column: str | None) -> None:
+        """Embed images into a directory, or the rest of them."""
+        options: dict[str, Any] = asdict(self.reading) | asdict(self.loading) | {"allow_scheme": self.allow_scheme}
+        embed(source, place, model, text_column=text_column, engine=self.engine, **options)
 
 
 class First(str, Enum):
@@ -52,6 +57,7 @@ class First(str, Enum):
     near = "near"
 
 
+@expanded
 def filter_by_score(
     pairs: Annotated[
         str,
@@ -75,15 +81,8 @@ def filter_by_score(
     shard: Annotated[
         str | None, typer.Option(metavar="K/N", help="Write the Kth of N parts of the output; for array jobs.")
     ] = None,
-    engine: Ray = None,
-    restart: Replace = False,
-    batch_size: BatchSize = 32,
-    workers: Workers = None,
-    exif: ExifMode = ExifUse.ignore,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    trust_remote_code: Trust = False,
-    allow_scheme: AllowScheme = None,
+    *,
+    making: Making,
 ) -> None:
     """Keep the image-text pairs whose CLIP score is high enough, as DataComp does.
 
@@ -97,10 +96,8 @@ def filter_by_score(
 
     check_limits(min_score, top)
     part = parse_shard(shard)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "dtype": dtype, "device": device}
-    options |= {"trust_remote_code": trust_remote_code, "allow_scheme": allow_scheme, "engine": engine, "exif": exif}
-    source = embedded(pairs, output, model, embeddings, text_column=text_column, **options)
-    found = filter_pairs(source, output, min_score=min_score, top=top, shard=part, restart=restart)
+    source = embedded(pairs, output, model, embeddings, making, text_column)
+    found = filter_pairs(source, output, min_score=min_score, top=top, shard=part, restart=making.restart)
     if found.without_text:
         say(f"left out: {found.without_text:,} images without a caption", err=True)
     say(
@@ -109,15 +106,14 @@ def filter_by_score(
     )
 
 
+@expanded
 def dedup(
     images: Annotated[
         str,
         typer.Argument(metavar="IMAGES", help="Images, as hf-clip embed takes them; or a directory that it wrote."),
     ],
     output: OutputDirectory,
-    threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="The least cosine of images that are nearly the same.")
-    ] = 0.98,
+    threshold: LeastLikeness = 0.98,
     clusters: Annotated[
         int | None,
         typer.Option(min=1, help="Clusters that are compared each by itself; 1 compares all pairs (default: by size)."),
@@ -129,15 +125,8 @@ def dedup(
     seed: Annotated[int, typer.Option(help="Seed of the clusters.", rich_help_panel=ADVANCED)] = 0,
     model: OfImages = None,
     embeddings: EmbeddingsTo = None,
-    engine: Ray = None,
-    restart: Replace = False,
-    batch_size: BatchSize = 32,
-    workers: Workers = None,
-    exif: ExifMode = ExifUse.ignore,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    trust_remote_code: Trust = False,
-    allow_scheme: AllowScheme = None,
+    *,
+    making: Making,
 ) -> None:
     """Keep the images that are no near-duplicates of another, by SemDeDup's rule.
 
@@ -149,14 +138,16 @@ def dedup(
     from ..curation.dedup import check_threshold, drop_duplicates
 
     check_threshold(threshold)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "dtype": dtype, "device": device}
-    options |= {"trust_remote_code": trust_remote_code, "allow_scheme": allow_scheme, "engine": engine, "exif": exif}
-    source = embedded(images, output, model, embeddings, **options)
-    found = drop_duplicates(source, output, threshold, clusters=clusters, keep=keep.value, seed=seed, restart=restart)
+    source = embedded(images, output, model, embeddings, making)
+    found = drop_duplicates(
+        source, output, threshold, clusters=clusters, keep=keep.value, seed=seed, restart=making.restart
+    )
     say(f"done: {output}, {found.kept:,} of {found.rows:,} images are no near-duplicates of another")
 
 
-def embedded(source: str, output: str, model: str | None, embeddings: str | None, **options: Any) -> str:
+def embedded(
+    source: str, output: str, model: str | None, embeddings: str | None, making: Making, text_column: str | None = None
+) -> str:
     """Return the directory of embeddings that `source` is, or embed its images into one first, or the rest of them."""
     check_source(source, "filter", "embeddings")
     from ..embedding.reading import settings_at
@@ -171,5 +162,5 @@ def embedded(source: str, output: str, model: str | None, embeddings: str | None
     if model is None:
         raise CommandError(f"{source} has no embeddings: give the --model that embeds its images")
     place = embeddings or f"{output.rstrip('/')}-embeddings"
-    embed(source, place, model, **options)
+    making.embed(source, place, model, text_column)
     return place

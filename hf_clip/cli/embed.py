@@ -13,6 +13,7 @@ import typer
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
+from .blocks import Loading
 from .common import STOPPED, CommandError
 from .options import (
     ADVANCED,
@@ -47,6 +48,9 @@ class Engine(str, Enum):
     """Where an embedding job runs, if not in this process."""
 
     ray = "ray"
+
+
+OnRay = Annotated[Engine | None, typer.Option(help="ray: embed on a Ray cluster, or a local one.")]
 
 
 def embed(
@@ -84,7 +88,7 @@ def embed(
     shard: Annotated[
         str | None, typer.Option(metavar="K/N", help="Embed the Kth of N parts of the images; for array jobs.")
     ] = None,
-    engine: Annotated[Engine | None, typer.Option(help="ray: embed on a Ray cluster, or a local one.")] = None,
+    engine: OnRay = None,
     address: Annotated[
         str | None,
         typer.Option(rich_help_panel=ADVANCED, help="The address of the Ray cluster (default: a local one)."),
@@ -270,7 +274,8 @@ def load_with_settings(options: "EmbedOptions", dtype: Precision, plain: dict[st
     """Load the model, and describe its embeddings."""
     from ..embedding.identity import fingerprint, store_settings
 
-    clip = common.load_embedder(options.model, dtype, options.device, options.optimize, options.trust_remote_code)
+    loading = Loading(dtype, options.device, options.optimize, options.trust_remote_code)
+    clip = common.load_embedder(options.model, loading)
     settings = store_settings(*clip, options.dtype, options.normalize)
     return clip, {**settings, **plain, "files": fingerprint(options.model)}
 

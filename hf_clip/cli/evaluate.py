@@ -1,12 +1,11 @@
 """`hf-clip evaluate`: zero-shot, retrieval, probe and benchmark."""
 
-import inspect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
-from functools import partial, wraps
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,35 +13,29 @@ from ..utils.files import check_output
 from ..utils.packages import require
 from ..utils.text import listing, say
 from . import common
+from .blocks import Loading, Reading, expanded
 from .classify import check_plot, read_labels, read_templates
 from .common import STOPPED, CommandError
 from .options import (
     ADVANCED,
     AllowScheme,
     AsJson,
-    BatchSize,
-    ComputeDType,
-    Device,
-    ExifMode,
-    ExifUse,
     Force,
+    LabeledImages,
     Labels,
-    Optimize,
-    Precision,
+    Plot,
     Resume,
     Seed,
     Shots,
     Store,
     Templates,
-    Trust,
-    Workers,
 )
 
 if TYPE_CHECKING:
     from ..evaluation.results import Result
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """Options of all four verbs: the models, the files to write, and how images are embedded."""
 
@@ -57,59 +50,22 @@ class Measured:
         typer.Option("--output", "-o", metavar="FILE", help="A .json to write, in the schema of clip_benchmark."),
     ] = None
     as_json: AsJson = False
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the result. Needs matplotlib.")] = None
+    plot: Plot = None
     store: Store = None
     resume: Resume = False
     force: Force = False
-    batch_size: BatchSize = 32
-    exif: ExifMode = ExifUse.ignore
-    device: Device = None
-    workers: Workers = None
-    dtype: ComputeDType = Precision.float32
-    optimize: Optimize = False
-    trust_remote_code: Trust = False
-
-    def load(self, name: str) -> tuple[Any, Any]:
-        """Load a model and its processor."""
-        return common.load_model(name, self.dtype, self.device, self.optimize, self.trust_remote_code)
+    reading: Reading
+    loading: Loading
 
     @property
     def embedding(self) -> dict[str, Any]:
         """Return the arguments of evaluators that say how images are embedded."""
-        reading = {"batch_size": self.batch_size, "workers": self.workers, "exif": self.exif.value}
-        return reading | {"store": self.store}
+        return self.reading.options | {"store": self.store}
 
 
-def measured(verb: Callable[..., None]) -> Callable[..., None]:
-    """Append the fields of `Measured` to the options of a verb, which gets them together as `options`."""
-    own = list(inspect.signature(verb, eval_str=True).parameters.values())[:-1]
-    hints = get_type_hints(Measured, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(Measured)
-    ]
-    names = {parameter.name for parameter in shared}
-
-    @wraps(verb)
-    def command(**given: Any) -> None:
-        options = Measured(**{name: given.pop(name) for name in names})
-        verb(**given, options=options)
-
-    # what must be given comes first in the help: the data, then the model
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + shared
-    parameters.sort(key=lambda one: one.default is not inspect.Parameter.empty)
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return command
-
-
-@measured
+@expanded
 def zero_shot(
-    data: Annotated[str, typer.Argument(help="Images with labels: class folders, a table, or tars.")],
+    data: LabeledImages,
     labels: Labels = None,
     templates: Templates = None,
     prompts: Annotated[
@@ -146,7 +102,7 @@ def zero_shot(
     show(evaluate_all(options, evaluate, rows, tasks.prompt_settings(rows, names, texts)), options)
 
 
-@measured
+@expanded
 def retrieval(
     data: Annotated[str, typer.Argument(help="Images with captions: a table, a folder with metadata.csv, or tars.")],
     k: Annotated[str, typer.Option(metavar="K,K", help="A search that finds its match in the first K is a hit.")] = (
@@ -172,7 +128,7 @@ def retrieval(
     show(evaluate_all(options, evaluate, rows, {"k": places}), options)
 
 
-@measured
+@expanded
 def probe(
     train: Annotated[str, typer.Argument(help="Images with labels to train on: class folders, a table, or tars.")],
     test: Annotated[str, typer.Argument(help="Images with labels of the same classes.")],
@@ -220,7 +176,7 @@ def probe(
     show(evaluate_all(options, evaluate, rows, settings), options)
 
 
-@measured
+@expanded
 def benchmark(
     datasets: Annotated[list[str], typer.Argument(metavar="NAMES...", help="Such as imagenetv2 vtab/dtd flickr30k.")],
     root: Annotated[
@@ -263,7 +219,7 @@ def benchmark(
     found: list[list[Result]] = []
     for name in models:
         folder = output if output is None or len(models) == 1 else output / Path(name).name
-        loaded, processor = options.load(name)
+        loaded, processor = common.load_model(name, options.loading)
         running = suite.benchmark(
             loaded,
             processor,
@@ -318,12 +274,12 @@ def evaluate_all(
         raise CommandError("--resume needs the --output that has results")
     results = []
     for name in options.model:
-        loaded, processor = options.load(name)
+        loaded, processor = common.load_model(name, options.loading)
         file = output and file_of(output, name, options.model)
         if file is not None and options.resume and file.exists():
             result = read_result(file)
             result.check_is_of(
-                settings_of(loaded, processor, rows, options.exif.value) | expected, name_of(loaded), file
+                settings_of(loaded, processor, rows, options.reading.exif.value) | expected, name_of(loaded), file
             )
             say(f"known from {file}", err=True)
         else:

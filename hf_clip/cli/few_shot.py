@@ -10,36 +10,28 @@ from ..utils.files import check_output
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
+from .blocks import Loading, Reading, expanded
 from .classify import read_labels, read_templates
 from .options import (
     ADVANCED,
     AllowScheme,
     AsJson,
-    BatchSize,
-    ComputeDType,
-    Device,
-    ExifMode,
-    ExifUse,
+    ClassifierFile,
     Force,
+    LabeledImages,
     Labels,
     ModelId,
-    Optimize,
-    Precision,
     Seed,
     Shots,
     Store,
     Templates,
-    Trust,
-    Workers,
 )
 
 
+@expanded
 def few_shot(
-    data: Annotated[str, typer.Argument(help="Images with labels: class folders, a table, or tars.")],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="The .safetensors to write, for classify --labels."),
-    ],
+    data: LabeledImages,
+    output: ClassifierFile,
     model: ModelId,
     head: Annotated[
         str,
@@ -56,13 +48,9 @@ def few_shot(
     force: Force = False,
     folds: Annotated[int, typer.Option(min=2, help="Parts that are held out in turn.", rich_help_panel=ADVANCED)] = 5,
     seed: Seed = 0,
-    batch_size: BatchSize = 32,
-    workers: Workers = None,
-    exif: ExifMode = ExifUse.ignore,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    optimize: Optimize = False,
-    trust_remote_code: Trust = False,
+    *,
+    reading: Reading,
+    loading: Loading,
     allow_scheme: AllowScheme = None,
 ) -> None:
     """Make a classifier from a few pictures of each class and from the names of the classes.
@@ -81,7 +69,7 @@ def few_shot(
 
     check_head(head)
     rows = to_rows(data, allow_schemes=allow_scheme or ())
-    loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
+    loaded, processor = common.load_model(model, loading)
     classifier = FewShotClassifier.fit(
         loaded,
         processor,
@@ -93,10 +81,8 @@ def few_shot(
         folds=folds,
         seed=seed,
         dataset=Path(data).stem,
-        batch_size=batch_size,
-        workers=workers,
         store=store,
-        exif=exif.value,
+        **reading.options,
     )
     classifier.save(output)
     result = classifier.result

@@ -11,21 +11,10 @@ import typer
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
+from .blocks import Loading
 from .classify import read_templates
 from .common import STOPPED, CommandError
-from .options import (
-    ADVANCED,
-    READ_AT_A_TIME,
-    AllowScheme,
-    ExifMode,
-    ExifUse,
-    Force,
-    ModelId,
-    Precision,
-    Resume,
-    Strict,
-    Trust,
-)
+from .options import ADVANCED, READ_AT_A_TIME, AllowScheme, ExifMode, ExifUse, Force, ModelId, Resume, Strict, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -217,7 +206,7 @@ def finetune(
     labeled = held is not None and not any(row.texts for row in held)
     if held is not None and labeled:
         watched |= {HELD: evaluated(held, given, exif)}
-    loaded, processor = common.load_model(model, Precision.float32, "cpu", False, trust_remote_code)
+    loaded, processor = common.load_model(model, Loading(device="cpu", trust_remote_code=trust_remote_code))
     if train is Part.lora:
         from transformers import set_seed
 

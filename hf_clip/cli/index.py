@@ -9,6 +9,7 @@ import typer
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
+from .blocks import Loading
 from .classify import read_lines
 from .common import CommandError
 from .options import ADVANCED, Device, Precision, RowType, Trust
@@ -97,8 +98,8 @@ def index(
     from ..search.index import ImageIndex
 
     settings = open_embeddings(embeddings).settings
-    precision = Precision(settings["dtype"])
-    loaded, processor = common.load_embedder(model or settings["model"], precision, device, False, trust_remote_code)
+    loading = Loading(Precision(settings["dtype"]), device, trust_remote_code=trust_remote_code)
+    loaded, processor = common.load_embedder(model or settings["model"], loading)
     made = ImageIndex.build(
         embeddings,
         output,

@@ -8,8 +8,9 @@ import typer
 
 from ..utils.text import say
 from . import common
+from .blocks import Loading
 from .common import CommandError
-from .options import AllowScheme, ExifMode, ExifUse, Force, Precision, Trust
+from .options import AllowScheme, ExifMode, ExifUse, Force, Trust
 from .sources import check_source
 
 
@@ -62,13 +63,10 @@ def merge(
     from ..training.interpolation import interpolated
     from ..training.report import write_merge_card
 
-    first, processor = common.load_model(base, Precision.float32, "cpu", False, trust_remote_code)
+    loading = Loading(device="cpu", trust_remote_code=trust_remote_code)
+    first, processor = common.load_model(base, loading)
     start = {name: tensor.clone() for name, tensor in first.state_dict().items()}
-    model = (
-        merged(first, tuned)
-        if is_adapter(tuned)
-        else common.load_model(tuned, Precision.float32, "cpu", False, trust_remote_code)[0]
-    )
+    model = merged(first, tuned) if is_adapter(tuned) else common.load_model(tuned, loading)[0]
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     share = shares[0]
     if eval_data is not None:

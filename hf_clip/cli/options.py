@@ -94,6 +94,14 @@ CacheDir = Annotated[
         help="Folder of downloaded checkpoints (default: $HF_CLIP_CACHE or ~/.cache/clip).", rich_help_panel=ADVANCED
     ),
 ]
+LabeledImages = Annotated[str, typer.Argument(help="Images with labels: class folders, a table, or tars.")]
+ClassifierFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="The .safetensors to write, for classify --labels.")
+]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the result. Needs matplotlib.")]
+LeastLikeness = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="The least cosine of images that are nearly the same.")
+]
 Labels = Annotated[
     str | None,
     typer.Option("--labels", "-l", metavar="A,B,C|FILE", help="A name for each class, in the order of the data."),
@@ -126,17 +134,6 @@ AllowScheme = Annotated[
         rich_help_panel=ADVANCED,
         help="A kind of address that a table or an index may name besides http and https, such as s3; file: paths "
         "outside of its folder. Repeatable.",
-    ),
-]
-NoneOfThese = Annotated[
-    bool, typer.Option("--none", help="Add the answer 'none of these': a text of the background fits better.")
-]
-Each = Annotated[bool, typer.Option("--each", help="Score each label by itself: an image may show several, or none.")]
-Background = Annotated[
-    str | None,
-    typer.Option(
-        metavar="A,B,C|FILE",
-        help="With --none or --each: what else images may show (default: object, things, stuff, texture).",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]

@@ -12,9 +12,10 @@ import typer
 from ..utils.files import check_output
 from ..utils.text import say
 from . import common
+from .blocks import Loading
 from .classify import check_plot
 from .common import CommandError
-from .options import ADVANCED, AllowScheme, AsJson, Device, Force, Precision, Trust
+from .options import ADVANCED, AllowScheme, AsJson, Device, Force, LeastLikeness, Precision, Trust
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -118,9 +119,7 @@ def search(
 
 def duplicates(
     path: IndexPath,
-    threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="The least cosine of images that are nearly the same.")
-    ] = 0.98,
+    threshold: LeastLikeness = 0.98,
     as_json: AsJson = False,
     html: Html = None,
     force: Force = False,
@@ -183,10 +182,10 @@ def open_index(path: Path, model: str | None, device: str | None, trust: bool, t
     settings = read_index_settings(path)
     if text_only and model is None and device is None and TOWER_FILE in settings["files"]:
         return ImageIndex.load(path)
-    name, precision = model or settings["model"], Precision(settings["dtype"])
+    name, loading = model or settings["model"], Loading(Precision(settings["dtype"]), device, trust_remote_code=trust)
     if text_only:
-        return ImageIndex.load(path, *common.load_text_embedder(name, precision, device, trust))
-    return ImageIndex.load(path, *common.load_embedder(name, precision, device, False, trust))
+        return ImageIndex.load(path, *common.load_text_embedder(name, loading))
+    return ImageIndex.load(path, *common.load_embedder(name, loading))
 
 
 def weighted(items: list[str] | None) -> list[tuple[str, float]]:

@@ -10,14 +10,16 @@ from ..data.labels import saved_classifier
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
+from .blocks import Loading, expanded
 from .classify import read_labels, read_templates
 from .common import CommandError
-from .options import ADVANCED, ComputeDType, Device, ExifMode, ExifUse, Optimize, Precision, Trust
+from .options import ADVANCED, ExifMode, ExifUse
 from .sources import MODEL_KINDS, check_source
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+@expanded
 def serve(
     source: Annotated[
         str, typer.Argument(metavar="NAME|PATH|ID", help="The model: a name, a file, a folder, or a Hub id.")
@@ -85,10 +87,8 @@ def serve(
         float, typer.Option(min=1, help="Seconds that a request may take.", rich_help_panel=ADVANCED)
     ] = 60.0,
     exif: ExifMode = ExifUse.ignore,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    optimize: Optimize = False,
-    trust_remote_code: Trust = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Serve a model over HTTP: embeddings in OpenAI's form, labels, scores, search and maps.
 
@@ -128,7 +128,7 @@ def serve(
         raise CommandError("the templates are empty: write a sentence with {} for the label")
 
     def load() -> tuple[Any, Any]:
-        return common.load_embedder(source, dtype, device, optimize, trust_remote_code)
+        return common.load_embedder(source, loading)
 
     with open_socket(host, port) as listener:
         address = f"http://{host}:{listener.getsockname()[1]}"

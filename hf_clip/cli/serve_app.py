@@ -7,10 +7,12 @@ import typer
 
 from ..utils.packages import require
 from . import common
+from .blocks import ExactLoading, expanded
 from .common import CommandError
-from .options import AllowScheme, ComputeDType, Device, ExifMode, ExifUse, ModelId, Precision, Trust
+from .options import AllowScheme, ExifMode, ExifUse, ModelId
 
 
+@expanded
 def serve_app(
     model: ModelId,
     compare: Annotated[
@@ -35,9 +37,8 @@ def serve_app(
         int | None, typer.Option(min=1, max=65535, help="The port (default: 7860, or the next free).")
     ] = None,
     exif: ExifMode = ExifUse.apply,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    trust_remote_code: Trust = False,
+    *,
+    loading: ExactLoading,
     allow_scheme: AllowScheme = None,
 ) -> None:
     """Serve a page that tries a model: label images, find texts in them, search, compare two models.
@@ -56,8 +57,8 @@ def serve_app(
     if index is not None:
         read_index_settings(index)  # before a model is loaded
     users = None if auth is None else read_users(auth)
-    clip = common.load_model(model, dtype, device, False, trust_remote_code)
-    other = common.load_model(compare, dtype, device, False, trust_remote_code) if compare else None
+    clip = common.load_model(model, loading)
+    other = common.load_model(compare, loading) if compare else None
     images = None if index is None else ImageIndex.load(index, *clip, allow_schemes=allow_scheme or ())
     saved = None if classifier is None else ZeroShotClassifier.load(classifier, *clip)
     page = build_page(clip, other, display_name(*clip), images, saved, exif.value)

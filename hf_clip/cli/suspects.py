@@ -11,25 +11,10 @@ from ..utils.files import check_output
 from ..utils.packages import require
 from ..utils.text import say
 from . import common
+from .blocks import Loading, Reading, expanded
 from .classify import read_templates
 from .common import CommandError
-from .options import (
-    AllowScheme,
-    AsJson,
-    BatchSize,
-    ComputeDType,
-    Device,
-    ExifMode,
-    ExifUse,
-    Force,
-    ModelId,
-    Optimize,
-    Precision,
-    Store,
-    Templates,
-    Trust,
-    Workers,
-)
+from .options import AllowScheme, AsJson, Force, LeastLikeness, ModelId, Store, Templates
 from .search import Html, check_html
 
 SHOWN = 100
@@ -41,6 +26,7 @@ MEANINGS = {
 }
 
 
+@expanded
 def suspects(
     data: Annotated[
         list[str],
@@ -51,20 +37,14 @@ def suspects(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .csv to write.")],
     model: ModelId,
     html: Html = None,
-    threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="The least cosine of images that are nearly the same.")
-    ] = 0.98,
+    threshold: LeastLikeness = 0.98,
     templates: Templates = None,
     as_json: AsJson = False,
     store: Store = None,
     force: Force = False,
-    batch_size: BatchSize = 32,
-    workers: Workers = None,
-    exif: ExifMode = ExifUse.ignore,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    optimize: Optimize = False,
-    trust_remote_code: Trust = False,
+    *,
+    reading: Reading,
+    loading: Loading,
     allow_scheme: AllowScheme = None,
 ) -> None:
     """List images to look at again: probably wrong labels, near-duplicates across splits, images that fit no class.
@@ -83,17 +63,15 @@ def suspects(
     from ..plots.sheet import write_sheet
 
     rows = [to_rows(each, allow_schemes=allow_scheme or ()) for each in data]
-    loaded, processor = common.load_model(model, dtype, device, optimize, trust_remote_code)
+    loaded, processor = common.load_model(model, loading)
     found = find_suspects(
         loaded,
         processor,
         rows,
         threshold=threshold,
         templates=texts,
-        batch_size=batch_size,
-        workers=workers,
         store=store,
-        exif=exif.value,
+        **reading.options,
     )
     write_suspects(found, output)
     counts = Counter(suspect.kind for suspect in found)
@@ -104,7 +82,7 @@ def suspects(
     for kind, meaning in MEANINGS.items():
         say(f"{counts[kind]:,} of {images:,} {meaning}", err=as_json)
     if html is not None and found:
-        if not write_sheet(sheet_images(found, SHOWN), f"suspects among {images:,} images", html, exif.value):
+        if not write_sheet(sheet_images(found, SHOWN), f"suspects among {images:,} images", html, reading.exif.value):
             raise CommandError("no suspect can be opened any more: run the command again")
         more = any(count > SHOWN for count in counts.values())
         say(f"drawn: {html}" + (f", the first {SHOWN} of each kind" if more else ""), err=True)

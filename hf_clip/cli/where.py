@@ -10,21 +10,10 @@ import typer
 from ..utils.files import check_output, replacing
 from ..utils.text import say
 from . import common
+from .blocks import ExactLoading, expanded
 from .classify import check_plot
 from .common import CommandError
-from .options import (
-    ADVANCED,
-    AllowScheme,
-    AsJson,
-    ComputeDType,
-    Device,
-    ExifMode,
-    ExifUse,
-    Force,
-    ModelId,
-    Precision,
-    Trust,
-)
+from .options import ADVANCED, AllowScheme, AsJson, ExifMode, ExifUse, Force, ModelId
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -41,6 +30,7 @@ class Method(str, Enum):
     attention = "attention"
 
 
+@expanded
 def where(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file or a URL.")],
     model: ModelId,
@@ -93,9 +83,8 @@ def where(
     ] = None,
     as_json: AsJson = False,
     exif: ExifMode = ExifUse.ignore,
-    dtype: ComputeDType = Precision.float32,
-    device: Device = None,
-    trust_remote_code: Trust = False,
+    *,
+    loading: ExactLoading,
     allow_scheme: AllowScheme = None,
     force: Force = False,
 ) -> None:
@@ -124,7 +113,7 @@ def where(
 
     picture = ImageRef.of(image, None, allow_scheme or ()).open(exif.value)
     check_source(model, "where", "model", "checkpoint")
-    loaded, processor = common.load_model(model, dtype, device, False, trust_remote_code)
+    loaded, processor = common.load_model(model, loading)
     if method == Method.attention:
         titles, maps = attention(
             loaded, processor, picture, whole_numbers(layers), heads and whole_numbers(heads), whole

@@ -8,10 +8,9 @@ from support.originals import FAMILIES
 
 from hf_clip import ZeroShotClassifier
 from hf_clip.cli import common
-from hf_clip.cli.options import Precision
+from hf_clip.cli.blocks import Loading
 
 LABELS = "a blue square,a red circle"
-LOADING = (Precision.float32, None, False, False)
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ def test_options_that_contradict_each_other(data, repositories, options, message
 
 def test_a_saved_classifier_is_calibrated(data, repositories, tmp_path, capsys):
     saved, output = tmp_path / "few.safetensors", tmp_path / "sure.safetensors"
-    model, processor = common.load_model(str(repositories[FAMILIES[0]]), *LOADING)
+    model, processor = common.load_model(str(repositories[FAMILIES[0]]), Loading())
     labels = ["red circle", "blue square"]  # the classes stand in another order
     ZeroShotClassifier(model, processor, labels, mode="each").save(saved)
     arguments = ["calibrate", data, "--model", repositories[FAMILIES[0]], "--labels", saved, "--output", output]
