@@ -24,6 +24,7 @@ from ..data.requests import (
     check_characters,
     check_prompts,
     decode_upload,
+    open_upload,
 )
 from ..localization.maps import where
 from ..plots.sheet import SIDE, thumbnail_of
@@ -68,7 +69,7 @@ def read_upload(path: str | os.PathLike | None, exif: Exif = "apply") -> Image.I
         content = _read_bytes(path)
     except OSError:  # its message has the path of the server
         content = b""
-    return decode_upload(content, exif)
+    return decode_upload(open_upload(content), exif)
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:

@@ -43,9 +43,9 @@ def open_upload(content: bytes) -> Image.Image:
         raise _unreadable() from None
 
 
-def decode_upload(content: bytes, exif: Exif = "apply") -> Image.Image:
-    """Decode an uploaded image, as `open_upload` opens it; "apply" turns it as its EXIF orientation says."""
-    with open_upload(content) as image:
+def decode_upload(opened: Image.Image, exif: Exif = "apply") -> Image.Image:
+    """Decode an image of `open_upload`, and close its file; "apply" turns it as its EXIF orientation says."""
+    with opened as image:
         try:
             image.load()
             return ImageOps.exif_transpose(image) if exif == "apply" else image

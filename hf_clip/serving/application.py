@@ -60,6 +60,8 @@ REASONS = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": reason} for status, reason in REASONS.items()
 }
+# an answer of at most so many is written in less time than a thread takes to begin
+FEW_NUMBERS = 4096
 # fields of forms that hold lists, however often they occur
 FORM_LISTS = ("labels", "templates", "texts", "images", "where")
 # parts of pydantic's places that are names of types, not of the request
@@ -136,9 +138,10 @@ async def create_embeddings(request: Request, body: EmbeddingRequest) -> Respons
     items = await service.read(service.reader.read_embedding_request, body)
     rows = await service.embed(items)
     tokens = sum(len(item.value) for item in items if item.kind == "text")
-    return _json(
-        await service.read(_embedding_answer, rows, body.normalize, body.encoding_format, service.settings.name, tokens)
-    )
+    arguments = (rows, body.normalize, body.encoding_format, service.settings.name, tokens)
+    if len(rows) * service.dimensions <= FEW_NUMBERS:
+        return _json(_embedding_answer(*arguments))
+    return _json(await service.read(_embedding_answer, *arguments))
 
 
 @router.get("/v1/models", response_model=ModelList, tags=["OpenAI"])

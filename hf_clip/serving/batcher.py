@@ -79,7 +79,7 @@ class Batcher:
         self.is_broken = False
 
     async def __aenter__(self) -> "Batcher":
-        self._arrived = asyncio.Condition()
+        self._arrived = asyncio.Event()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="hf_clip_model")
         self._lanes = [asyncio.create_task(self._compute_batches()) for _ in range(self._threads)]
         return self
@@ -117,8 +117,7 @@ class Batcher:
         loop, now, request, weigh = asyncio.get_running_loop(), monotonic(), object(), self.kinds[kind].weigh
         jobs = [Job(item, weigh(item), request, now, loop.create_future()) for item in items]
         self.kinds[kind].jobs.extend(jobs)
-        async with self._arrived:
-            self._arrived.notify_all()
+        self._arrived.set()
         try:
             return list(await asyncio.gather(*(job.result for job in jobs)))
         finally:
@@ -147,21 +146,23 @@ class Batcher:
 
     async def _next_batch(self) -> tuple[str, list[Job]]:
         """Wait for the next batch: of the kinds that are due, the one whose first item came first."""
-        async with self._arrived:
-            while True:
-                for kind in self.kinds.values():
-                    while kind.jobs and kind.jobs[0].result.done():
-                        kind.jobs.popleft()
-                waiting = sorted((k.jobs[0].since, name) for name, k in self.kinds.items() if k.jobs)
-                due = {name: self._due(self.kinds[name]) for _, name in waiting}
-                now = monotonic()
-                for _, name in waiting:
-                    if due[name] <= now:
-                        return name, self._take(self.kinds[name])
-                try:
-                    await asyncio.wait_for(self._arrived.wait(), min(due.values()) - now if due else None)
-                except asyncio.TimeoutError:
-                    continue
+        while True:
+            for kind in self.kinds.values():
+                while kind.jobs and kind.jobs[0].result.done():
+                    kind.jobs.popleft()
+            waiting = sorted((k.jobs[0].since, name) for name, k in self.kinds.items() if k.jobs)
+            due = {name: self._due(self.kinds[name]) for _, name in waiting}
+            now = monotonic()
+            for _, name in waiting:
+                if due[name] <= now:
+                    return name, self._take(self.kinds[name])
+            self._arrived.clear()
+            timer = asyncio.get_running_loop().call_later(min(due.values()) - now, self._arrived.set) if due else None
+            try:
+                await self._arrived.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     def _due(self, kind: WorkKind) -> float:
         is_full = sum(job.weight for job in kind.jobs) >= kind.budget

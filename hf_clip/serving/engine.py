@@ -4,7 +4,6 @@ Only maps need torch: an exported model embeds, scores and ranks on NumPy arrays
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from threading import Lock
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from PIL import Image
 
 from ..data.images import Exif
 from ..data.requests import MAX_MAP_SIDE, RequestError, decode_upload, open_upload
+from ..model.pixels_hf_clip import parallel_map
 from ..utils.text import first_line
 from ..utils.threads import thread_count
 
@@ -52,7 +52,6 @@ class ServedModel:
         self.context_length: int = processor.tokenizer.model_max_length
         # a model on the CPU wants all cores itself; one on a GPU computes while the next batch is decoded
         self.threads = 1 if is_on_cpu(model) else 2
-        self._decoders = ThreadPoolExecutor(thread_count(), thread_name_prefix="hf_clip_decode")
         self._one_large = Lock()
 
     def probe(self) -> tuple[dict[str, str], int]:
@@ -88,7 +87,8 @@ class ServedModel:
         """Embed encoded images; one that cannot be read gives its RequestError."""
         from ..embedding.features import concatenate, features
 
-        pixels = list(self._decoders.map(self._pixel_values, contents))
+        with parallel_map(len(contents), thread_count()) as parallel:
+            pixels = list(parallel(self._pixel_values, contents))
         readable = [each for each in pixels if not isinstance(each, Exception)]
         rows: list[Embedding] = []
         if readable:
@@ -217,7 +217,7 @@ class ServedModel:
     def _decode(self, content: bytes) -> Image.Image:
         opened = open_upload(content)
         with self._one_large if opened.width * opened.height > LARGE else nullcontext():
-            return decode_upload(content, self._exif)
+            return decode_upload(opened, self._exif)
 
     def _map_one(
         self, content: bytes, texts: tuple[str, ...], method: str, whole: bool
