@@ -107,6 +107,7 @@ def classify(
     from tqdm import tqdm
 
     from ..data.images import ImageRef, ImageTally, surprises
+    from ..exported.model import ExportedCLIP
     from ..zero_shot.classifier import ZeroShotClassifier
 
     loaded, processor = common.load_embedder(model, loading)
@@ -114,6 +115,8 @@ def classify(
         classifier = ZeroShotClassifier.load(saved, loaded, processor)
     else:
         classifier = ZeroShotClassifier(loaded, processor, label_list, **options)
+    if isinstance(loaded, ExportedCLIP):
+        loaded.release("text")  # the labels are embedded
     has_choice = classifier.head.mode != "one" or bool(classifier.head.least_scores(threshold).any())
     skipped, tally, drawn, count = common.Skipped(), ImageTally(), [], 0
     options = reading.options | {"tally": tally}

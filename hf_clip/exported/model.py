@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -90,6 +90,11 @@ class ExportedCLIP:
     def encode_text(self, input_ids: np.ndarray) -> np.ndarray:
         """Compute text embeddings (B, projection_dim), float32, not normalized, of `input_ids` (B, L)."""
         return self._run("text", input_ids=np.ascontiguousarray(input_ids, np.int64))
+
+    def release(self, part: Literal["vision", "text"]) -> None:
+        """Free the memory of a tower that may not be needed again; its next use opens it anew."""
+        with self._lock:
+            self._sessions.pop(part, None)
 
     def _run(self, part: str, **inputs: np.ndarray) -> np.ndarray:
         if part not in self._files:

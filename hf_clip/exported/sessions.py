@@ -9,9 +9,11 @@ import numpy as np
 from ..utils.packages import require
 from ..utils.text import first_line
 from ..utils.threads import thread_count
+from .mapped_onnx import without_weights
 
 Session = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 PROVIDERS = {"cpu": [], "cuda": ["CUDAExecutionProvider"]}
 OPENVINO_DEVICES = {"cpu": "CPU", "xpu": "GPU"}
 
@@ -40,7 +42,13 @@ def open_onnx(file: Path, device: str) -> Session:
     options.log_severity_level = 3  # errors
     providers = [*PROVIDERS[device], "CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        graph: str | bytes = str(file)
+        if not file.with_name(f"{file.name}_data").exists():
+            # weights inside the graph would be parsed, and held twice; a cache of the Hub has links to files
+            held = file.resolve()
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(held.parent))
+            graph = without_weights(held)
+        session = onnxruntime.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime has its own classes, below Exception
         raise ValueError(
             f"{file} cannot be opened ({first_line(error)[:200]}): copy it with its _data, or export again"

@@ -97,6 +97,19 @@ def test_a_graph_is_opened_when_it_is_first_used(folder, monkeypatch):
     assert opened == ["text.onnx"]
 
 
+def test_a_released_graph_is_opened_again(folder, monkeypatch):
+    opened, open_graph = [], exported_model.OPEN["onnx"]
+    monkeypatch.setitem(
+        exported_model.OPEN, "onnx", lambda file, device: opened.append(file.name) or open_graph(file, device)
+    )
+    exported = exported_model.ExportedCLIP(folder)
+    for _ in range(2):
+        exported.encode_text(np.array([[49406, 49407]]))
+        exported.release("text")
+    exported.release("vision")
+    assert opened == ["text.onnx", "text.onnx"]
+
+
 def test_a_device_is_checked_before_a_graph_is_opened(folder, monkeypatch):
     checked = []
     monkeypatch.setitem(exported_model.CHECK_DEVICE, "onnx", lambda *arguments: checked.append(arguments))
