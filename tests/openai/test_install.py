@@ -7,7 +7,7 @@ from pathlib import Path
 import clip
 import pytest
 import torch
-from support.originals import inputs, original_model
+from support.originals import FAMILIES, inputs, original_model
 from support.threads import as_many_threads
 
 import hf_clip.openai
@@ -54,23 +54,24 @@ print(all("site-packages/clip/" not in (getattr(m, "__file__", None) or "") for 
     assert out == "True\n"
 
 
-def test_pickles_of_the_original_s_models(family, tmp_path):
-    model = original_model(family)
-    images, texts = inputs(model)
-    torch.save(model, tmp_path / "model.pt")
-    torch.save((images, texts, *model(images, texts)), tmp_path / "expected.pt")
+def test_pickles_of_the_original_s_models(tmp_path):
+    for family in FAMILIES:
+        model = original_model(family)
+        images, texts = inputs(model)
+        torch.save(model, tmp_path / f"{family}.pt")
+        torch.save((images, texts, *model(images, texts)), tmp_path / f"{family} expected.pt")
     out = run(
         """
 import sys, torch, hf_clip.openai
 hf_clip.openai.install()
-model = torch.load(sys.argv[1], weights_only=False)
-images, texts, *expected = torch.load(sys.argv[2])
-print(type(model).__module__, all(map(torch.equal, model(images, texts), expected)))
+for name in sys.argv[1:]:
+    model = torch.load(f"{name}.pt", weights_only=False)
+    images, texts, *expected = torch.load(f"{name} expected.pt")
+    print(type(model).__module__, all(map(torch.equal, model(images, texts), expected)))
 """,
-        str(tmp_path / "model.pt"),
-        str(tmp_path / "expected.pt"),
+        *(str(tmp_path / family) for family in FAMILIES),
     )
-    assert out == "hf_clip.openai.model True\n"
+    assert out == "hf_clip.openai.model True\n" * len(FAMILIES)
 
 
 def test_another_clip_is_not_replaced():
