@@ -1,5 +1,6 @@
 """The pixels that a model reads of an image, and the way back from its positions to pixels of the image."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -56,12 +57,19 @@ class View:
         (left, top, right, bottom), (height, width) = self.box, self.pixel_values.shape[2:]
         margin = side // 4
         padded = F.pad(self.pixel_values, (margin,) * 4, mode="replicate")
-        ys, xs = (_spread(length + 2 * margin - side, step) for length in (height, width))
+        ys, xs = self._starts(side, step)
         windows = torch.cat([padded[:, :, y : y + side, x : x + side] for y, x in product(ys, xs)])
         (first_x, last_x), (first_y, last_y) = (_cells(starts, side / 2 - margin) for starts in (xs, ys))
         across, down = (right - left) / width, (bottom - top) / height
         covered = (left + first_x * across, top + first_y * down, left + last_x * across, top + last_y * down)
         return windows, (len(ys), len(xs)), covered
+
+    def count_windows(self, side: int, step: int) -> int:
+        """Count the windows that `windows` would cut."""
+        return math.prod(map(len, self._starts(side, step)))
+
+    def _starts(self, side: int, step: int) -> list[list[int]]:
+        return [_spread(length + 2 * (side // 4) - side, step) for length in self.pixel_values.shape[2:]]
 
     def shifted(self, count: int, stride: int) -> Iterator["View"]:
         """Yield `count`**2 views, shifted by fractions of `stride`, the distance of positions; edges are repeated."""

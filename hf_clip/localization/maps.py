@@ -108,13 +108,14 @@ def window_maps(
     config = model.config.vision_config
     side = config.image_size
     views = [view(processor, image, config, whole, scale) for scale in SCALES]
-    cut = [each.windows(side, max(1, side // (4 * shifts))) for each in views]
-    count = sum(len(crops) for crops, _, _ in cut)
+    step = max(1, side // (4 * shifts))
+    count = sum(each.count_windows(side, step) for each in views)
     if count > MAX_WINDOWS:
         raise ValueError(
             f"the image of {image.width}x{image.height} pixels has {count:,} windows, more than {MAX_WINDOWS:,}: crop "
             "it, or choose fewer shifts"
         )
+    cut = [each.windows(side, step) for each in views]
     scores = score_windows(model, (crops for crops, _, _ in cut), directions, count)
     maps = [
         seen.place(values.unflatten(1, rows_columns), covered)

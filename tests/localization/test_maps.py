@@ -14,7 +14,7 @@ from support.threads import assert_threads_agree
 import hf_clip
 from benchmarks.localization import ALL_TEXTS, MEASURES, measures, pictures
 from examples.train_shapes import CHECKPOINTS
-from hf_clip.localization.geometry import view
+from hf_clip.localization.geometry import View, view
 from hf_clip.localization.maps import ALL_METHODS, SCALES, window_maps
 from hf_clip.localization.relevance import METHODS, attention_weights, grid
 
@@ -198,6 +198,7 @@ def test_windows_score_what_lies_around_each_place(clip):
     seen = view(clip.processor, image, clip.model.config.vision_config, whole=True)
     crops, (rows, columns), covered = seen.windows(side, side // 4)
     assert crops.shape == (rows * columns, 3, side, side)
+    assert seen.count_windows(side, side // 4) == len(crops)
     assert torch.equal(crops[columns + 1], seen.pixel_values[0, :, :side, :side])  # one step in, where padding ends
     texts = plain_text_embeds(clip, TEXTS)
     maps = window_maps(clip.model, clip.processor, image, texts, True, 1)
@@ -226,7 +227,8 @@ def test_windows_of_every_scale_lie_where_the_image_does(clip):
     assert (maps <= scales.amax(0) + 1e-6).all()
 
 
-def test_an_image_of_too_many_windows_is_refused(clip):
+def test_an_image_of_too_many_windows_is_refused_before_they_are_cut(clip, monkeypatch):
+    monkeypatch.setattr(View, "windows", None)
     with pytest.raises(ValueError, match=r"has [\d,]+ windows, more than 8,192: crop it"):
         hf_clip.where(clip.model, clip.processor, Image.new("RGB", (40, 9)), TEXTS, "windows", whole=True, shifts=8)
 
