@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
@@ -151,7 +151,7 @@ class FileStore:
                 stack.enter_context(FileLock(lock, timeout=0))
             except Timeout:
                 raise StoreError(f"another process is writing {self.output}: wait for it, or stop it") from None
-            stack.callback(lock.unlink, missing_ok=True)
+            stack.callback(_remove_held, lock)
             if self._restart:
                 self._delete_partial()
             self._records = self._read()
@@ -301,8 +301,16 @@ class FileStore:
             file.writelines(map(_as_json, records))
 
     def _delete_partial(self) -> None:
+        while self._files:  # Windows removes no open file
+            self._files.pop().close()
         self._partial_index.unlink(missing_ok=True)  # first: rows without an index count for nothing
         self.partial.unlink(missing_ok=True)
+
+
+def _remove_held(lock: Path) -> None:
+    """Remove the file of a lock that is held; on Windows, filelock does it when the lock is released."""
+    with suppress(PermissionError):
+        lock.unlink(missing_ok=True)
 
 
 def index_path(output: Path) -> Path:

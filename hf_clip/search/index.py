@@ -134,22 +134,8 @@ class ImageIndex:
             "folder": os.fspath(folder) if folder is not None else source.settings.get("folder"),
             "exif": source.settings.get("exif", "ignore"),
         }
-        old = _Existing.at(output, settings, np.dtype(dtype))
         with new_directory(output) as work:
-            count, kept = _write_all_rows(work, source, old, np.dtype(dtype))
-            settings["inserted"] = count - int(kept.sum())
-            if kind != "exact":
-                from ..embedding.texts import embed_texts
-
-                texts = np.asarray(embed_texts(model, processor, list(queries or TUNING_TEXTS), truncation=True))
-                rows = np.load(work / ROWS_FILE, mmap_mode="c")
-                if kind == "hnsw":
-                    tree = _write_graph(work, rows, old, kept)
-                    settings |= _tuned(partial(graph.nearest_in_graph, tree, rows), rows, texts, recall)
-                else:
-                    codes = write_codes(rows, work / CODES_FILE)
-                    settings |= {"center": codes.center.tolist(), "scale": codes.scale.tolist()}
-                    settings |= _tuned(partial(nearest_by_codes, codes, rows), rows, texts, recall)
+            settings |= _write_data(work, source, output, settings, np.dtype(dtype), model, processor, queries, recall)
             if text_tower and not isinstance(model, ExportedCLIP):  # which starts as fast as a copy of its tower
                 _write_text_tower(work, model, processor)
             write_index_settings(work, settings)
@@ -423,6 +409,38 @@ class _Existing:
             kept[places[places >= 0]] = True
         # removed rows leave a graph with long detours: past half, building it anew is faster and better
         return kept if kept.sum() * 2 > len(kept) else np.zeros_like(kept)
+
+
+def _write_data(
+    work: Path,
+    source: Embeddings,
+    output: Path,
+    settings: Mapping[str, Any],
+    dtype: np.dtype,
+    model: Model,
+    processor: Any,
+    queries: Sequence[str] | None,
+    recall: float,
+) -> dict[str, Any]:
+    """Write rows, columns and codes or graph, and return the settings that they add.
+
+    No file is mapped any more when this returns: Windows renames no folder that has one.
+    """
+    old = _Existing.at(output, settings, dtype)
+    count, kept = _write_all_rows(work, source, old, dtype)
+    added: dict[str, Any] = {"inserted": count - int(kept.sum())}
+    if settings["kind"] == "exact":
+        return added
+    from ..embedding.texts import embed_texts
+
+    texts = np.asarray(embed_texts(model, processor, list(queries or TUNING_TEXTS), truncation=True))
+    rows = np.load(work / ROWS_FILE, mmap_mode="c")
+    if settings["kind"] == "hnsw":
+        tree = _write_graph(work, rows, old, kept)
+        return added | _tuned(partial(graph.nearest_in_graph, tree, rows), rows, texts, recall)
+    codes = write_codes(rows, work / CODES_FILE)
+    tuned = _tuned(partial(nearest_by_codes, codes, rows), rows, texts, recall)
+    return added | {"center": codes.center.tolist(), "scale": codes.scale.tolist()} | tuned
 
 
 def _write_all_rows(work: Path, source: Embeddings, old: _Existing | None, dtype: np.dtype) -> tuple[int, np.ndarray]:

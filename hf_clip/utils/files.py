@@ -74,7 +74,8 @@ def new_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory; it replaces `path` when the block ends, and is deleted if the block fails.
 
     Where the system can exchange two names, `path` holds the old or the new contents at any moment. Elsewhere, a
-    process killed between two renames leaves the old contents under a hidden name, which the next run puts back.
+    process killed between two renames leaves the old contents under a hidden name, which the next run puts back; but
+    not on Windows, where leftovers stay, because nothing tells whether their process lives.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)

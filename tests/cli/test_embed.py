@@ -168,8 +168,8 @@ def test_what_is_not_ours_is_not_replaced(embed, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_process_that_is_stopped(number, repositories, tmp_path, capfd):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_a_process_that_is_stopped(name, repositories, tmp_path, capfd):
     folder, output, images = tmp_path / "photos", tmp_path / "out.npy", 1500
     folder.mkdir()
     draw(folder / "0000.png", 0)
@@ -183,14 +183,14 @@ def test_a_process_that_is_stopped(number, repositories, tmp_path, capfd):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(number)
-    assert process.wait(600) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    process.send_signal(signal.Signals[name])
+    assert process.wait(600) == (130 if name == "SIGINT" else -signal.SIGKILL)
     stopped = capfd.readouterr().err
 
     assert run(*arguments, "64") == 0
     going_on = count(r"going on: ([\d,]+) of 1,500 images", capfd.readouterr().err)
     assert 10 <= going_on < images
-    if number == signal.SIGINT:
+    if name == "SIGINT":
         assert count(rf"stopped: ([\d,]+) of 1,500 images are kept in {rows};", stopped) == pytest.approx(
             going_on, abs=1
         )

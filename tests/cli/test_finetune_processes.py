@@ -45,8 +45,8 @@ def whole(desk: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["SIGKILL", "Ctrl-C"])
-def test_a_stopped_training_resumes_to_the_same_bits(whole: dict[str, torch.Tensor], number: int, status: int):
+@pytest.mark.parametrize(("name", "status"), [("SIGKILL", -9), ("SIGINT", 130)])
+def test_a_stopped_training_resumes_to_the_same_bits(whole: dict[str, torch.Tensor], name: str, status: int):
     """The signal reaches the workers too, as in a terminal."""
     started = subprocess.Popen(
         finetune("stopped"),
@@ -61,11 +61,11 @@ def test_a_stopped_training_resumes_to_the_same_bits(whole: dict[str, torch.Tens
         assert started.poll() is None
         assert time.monotonic() < end
         time.sleep(0.005)
-    os.killpg(started.pid, number)
+    os.killpg(started.pid, signal.Signals[name])
     error = started.communicate(timeout=600)[1]
     assert started.returncode == status
     assert "Traceback" not in error
-    if number == signal.SIGINT:
+    if name == "SIGINT":
         assert re.search(r"^stopped: add --resume to go on from stopped/checkpoint-\d+$", error, re.MULTILINE)
     assert not Path("stopped/model.safetensors").exists()
     subprocess.run(finetune("stopped", "--resume"), env=ENVIRONMENT, check=True, capture_output=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_clip.utils import files
-from hf_clip.utils.files import check_output, new_directory, replacing
+from hf_clip.utils.files import check_output, exit_on_signals, new_directory, replacing
 
 
 def write(path, mark, text, error=None):
@@ -73,9 +73,9 @@ def write_again(kind, path):
     return (path / "part" if kind == "folder" else path).read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_signals_leave_nothing_behind(kind, number, tmp_path, interruptible):
-    process = started(kind, tmp_path / "out")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_signals_leave_nothing_behind(kind, name, tmp_path, interruptible):
+    process, number = started(kind, tmp_path / "out"), signal.Signals[name]
     process.send_signal(number)
     assert process.wait() == (128 + number if number != signal.SIGINT else -number)
     assert list(tmp_path.iterdir()) == []
@@ -143,6 +143,25 @@ def test_an_output_lost_between_two_renames_comes_back(tmp_path):
     with new_directory(tmp_path / "out"):
         assert (tmp_path / "out" / "part").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_leftovers_stay_where_no_lock_tells_of_their_process(kind, tmp_path, monkeypatch):
+    """As on Windows, which exchanges no names either."""
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+    (tmp_path / ".out.99999999-abc").mkdir()
+    for _ in range(2):
+        assert write_again(kind, tmp_path / "out") == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.99999999-abc"}
+
+
+def test_signals_that_a_system_lacks_are_left_out(monkeypatch):
+    monkeypatch.delattr(signal, "SIGHUP", raising=False)
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
+    exit_on_signals()
+    assert handlers.keys() == {signal.SIGTERM}
 
 
 def test_files_of_others_stay(kind, tmp_path):
