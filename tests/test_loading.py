@@ -13,7 +13,18 @@ from PIL import Image
 from support.commands import run
 from support.local_hub import File, LocalHub, Repository
 from support.originals import load_original
-from transformers import CLIPModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    MetaClip2Config,
+    MetaClip2Model,
+    PreTrainedTokenizerFast,
+)
 
 from hf_clip import HFCLIPModel, HFCLIPProcessor, HFCLIPTextModelWithProjection, ZeroShotClassifier, load_clip
 from hf_clip.export.engine import load_source
@@ -184,6 +195,29 @@ def test_every_kind_of_source_gives_a_model(archives, folders, family):
     assert type(load_clip(folders[family])[0]) is HFCLIPModel
     assert type(load_clip(str(archives[family]))[0]) is HFCLIPModel
     assert type(load_clip(folders["transformers"])[0]) is CLIPModel
+
+
+@torch.no_grad()
+def test_transformers_own_metaclip_2_labels_images(tmp_path):
+    """With its own tokenizer, whose texts end at id 2."""
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = tower | {"vocab_size": 50, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    stock = MetaClip2Model(MetaClip2Config(text_config=text, vision_config=vision)).eval()
+    words = Tokenizer(WordLevel({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "cat": 4, "dog": 5}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=77, **special)
+    processor = CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32), tokenizer)
+    stock.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    image, labels = Image.radial_gradient("L").convert("RGB"), ["cat", "dog cat"]
+    scores = ZeroShotClassifier(*load_clip(tmp_path), labels, templates=["{}"])(image)[0]
+    inputs = processor(images=image, text=labels, return_tensors="pt", padding=True)
+    expected = stock(**inputs).logits_per_image.softmax(-1)[0]
+    found = {answer["label"]: answer["score"] for answer in scores}
+    assert [found[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_a_subfolder(repositories, family):

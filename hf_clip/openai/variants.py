@@ -47,7 +47,7 @@ OPEN_CLIP = {
 # parts of open_clip's names, and why hf_clip cannot express these architectures
 OTHER_ARCHITECTURES = {
     "worldwide": "a MetaCLIP 2, which has XLM-V's tokenizer",
-    "CLIPA": "a CLIPA, which averages image positions and lets a text's attend to later ones",
+    "CLIPA": "a CLIPA, which averages image positions and reads a text at the end of its padding",
     "SigLIP": "a SigLIP, which scores with a bias",
     "EVA": "an EVA-CLIP, which has another image tower",
     "coca": "a CoCa, which has a text decoder",
@@ -56,6 +56,8 @@ OTHER_ARCHITECTURES = {
     "roberta": "a CLIP with a RoBERTa",
     "nllb": "a CLIP with NLLB's text tower",
 }
+# of those, the ones that `load_clip` reads in transformers' layout, as classes of transformers
+IN_TRANSFORMERS = {"worldwide": "facebook/metaclip-2-worldwide-huge-quickgelu"}
 QUICK_GELU_SUFFIX = "-quickgelu"
 
 # fields that change the forward pass in ways hf_clip does not implement, with the one value that does not
@@ -91,7 +93,8 @@ def named_variant(name: str) -> Variant:
     base = name.removesuffix(QUICK_GELU_SUFFIX)
     for part, kind in OTHER_ARCHITECTURES.items():
         if part in base:
-            raise CheckpointError(f"{name!r} is {kind}: load it with open_clip")
+            copy = f", or its copy for transformers, such as {IN_TRANSFORMERS[part]}" if part in IN_TRANSFORMERS else ""
+            raise CheckpointError(f"{name!r} is {kind}: load it with open_clip{copy}")
     if base not in OPEN_CLIP:
         known = ", ".join(OPEN_CLIP)
         raise CheckpointError(

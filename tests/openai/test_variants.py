@@ -8,8 +8,9 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from hf_clip import HFCLIPModel
 from hf_clip.openai import load, to_hf_model
-from hf_clip.openai.convert import convert, load_checkpoint
+from hf_clip.openai.convert import convert, load_checkpoint, to_hf
 from hf_clip.openai.errors import CheckpointError
+from hf_clip.openai.infer_config import infer_config
 from hf_clip.openai.variants import OPEN_CLIP, Variant, choose_variant, named_variant
 from hf_clip.parity.checks import Verdict
 from hf_clip.parity.verify import verify
@@ -115,6 +116,25 @@ def test_named_architectures_are_open_clip_s(name):
         assert (variant.vision_heads or vision["width"] // 64) == vision["width"] // vision.get("head_width", 64)
     assert (variant.text_heads or text["width"] // 64) == text["heads"]
     assert named_variant(f"{name}-quickgelu").activation == "quick_gelu"
+
+
+@torch.no_grad()
+def test_metaclip_2_has_our_towers_and_another_tokenizer(tmp_path):
+    """Its texts end at id 2, which old configurations of stock CLIPs hold by mistake."""
+    theirs = build({"head_width": 80}, {"heads": 2, "vocab_size": 900, "pool_type": "eos", "eos_id": 2}, True)
+    config = infer_config(theirs.state_dict(), Variant(vision_heads=2))
+    config.text_config.eos_token_id = 2
+    tensors = to_hf(theirs.state_dict(), config)
+    HFCLIPModel.from_pretrained(None, config=config, state_dict=tensors).save_pretrained(tmp_path)
+    ids = torch.randint(3, 900, (3, 77), generator=torch.Generator().manual_seed(0))
+    for row, end in enumerate((5, 20, 76)):
+        ids[row, end], ids[row, end + 1 :] = 2, 1  # padded as XLM-V's are
+    ours = HFCLIPModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(ours.encode_text(ids), theirs.encode_text(ids), rtol=0, atol=1e-6)
+    with pytest.raises(
+        CheckpointError, match=r"XLM-V's tokenizer: load it with open_clip, or its copy .* facebook/meta"
+    ):
+        named_variant("ViT-H-14-worldwide")
 
 
 def test_options_win_over_names_and_files():
