@@ -203,6 +203,10 @@ def test_an_embedding_of_zero_is_named_and_leaves_no_index(clip, photos, tmp_pat
     rows = np.load(tmp_path / "f.npy")
     rows[2] = 0
     np.save(tmp_path / "f.npy", rows)
+    record = tmp_path / "f.npy.index.jsonl"
+    settings, *lines = record.read_text().splitlines(keepends=True)
+    # as of a version that did not record which output it belongs to
+    record.write_text("".join([json.dumps(json.loads(settings) | {"output": None}) + "\n", *lines]))
     with pytest.raises(ValueError, match=f"the embedding of {READABLE[2]} is zero or not finite"):
         ImageIndex.build(tmp_path / "f.npy", tmp_path / "i", *clip)
     assert not list(tmp_path.glob("*i*")) or not (tmp_path / "i").exists()
