@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..embedding.arrow import as_matrix
-from ..embedding.parts import SETTINGS, WHOLE, Shard, part_places, read_columns, read_settings, write_part
+from ..embedding.parts import SETTINGS, WHOLE, Shard, check_part, part_places, read_columns, read_settings, write_part
 from ..embedding.stores import StoreError
 from ..utils.packages import require
 from ..utils.places import Place, place_at, reaching, writing
@@ -37,6 +37,8 @@ class EmbeddedPart(NamedTuple):
 
     def embeds(self, column: str) -> np.ndarray:
         """Return the embeddings (good rows, dim) of a column; NaN where there is none."""
+        if column not in self.table.column_names:
+            raise StoreError(f"{self.place} has no column {column}, as others have: embed the images again")
         return as_matrix(self.table[column])[self.good]
 
 
@@ -69,12 +71,13 @@ def iter_part_columns(place: Place, columns: Sequence[str] | None = None) -> Ite
     import pyarrow.parquet as pq
 
     seen: set[str] = set()
+    sizes: dict[str, int] = {}
     for part in part_places(place):
         with part.fs.open(part.path, "rb") as file:
-            names = pq.read_schema(file).names
-        wanted = names if columns is None else list(dict.fromkeys(["key", IMAGE, *columns]))
-        if lacking := [name for name in wanted if name not in names]:
-            raise StoreError(f"{part} has no column {lacking[0]}: it has {', '.join(names)}")
+            schema = pq.read_schema(file)
+        needed = list(dict.fromkeys(["key", IMAGE, *(columns or ())]))
+        check_part(part, schema, needed, sizes)
+        wanted = schema.names if columns is None else needed
         table = read_columns(part, wanted)
         fresh = [key not in seen and not seen.add(key) for key in table["key"].to_pylist()]  # type: ignore[func-returns-value]
         yield EmbeddedPart(part, table, np.array(fresh, bool) & ~np.isnan(as_matrix(table[IMAGE])).any(1))

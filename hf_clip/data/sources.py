@@ -197,16 +197,16 @@ def _tables(
         except (OSError, ValueError) as error:
             raise DataError(f"{file} is no parquet file: {error}") from error
     image = image_column or _only_known(schemas[0].names, name)
+    # paths and addresses are worth keeping, bytes are not
+    hidden = {*OWN, image}
+    columns = {field.name: field.type for field in schemas[0] if field.name not in hidden}
     for (file, _), schema in zip(files, schemas, strict=True):
-        for column in filter(None, (image, key_column)):
+        for column in filter(None, (image, key_column, *columns)):
             if column not in schema.names:
                 raise DataError(f"{file} has no column {column}: it has {', '.join(schema.names)}")
     if key_column is not None:
         advice = f"choose another --key-column than {key_column}, or leave it out"
         _check_unique(name, _keys((file for file, _ in files), key_column), advice)
-    # paths and addresses are worth keeping, bytes are not
-    hidden = {*OWN, image}
-    columns = {field.name: field.type for field in schemas[0] if field.name not in hidden}
 
     def images(_: Callable[[str], None]) -> Iterator[Located]:
         for file, version in files:

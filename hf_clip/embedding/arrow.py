@@ -97,7 +97,10 @@ def fixed_size(values: np.ndarray) -> Any:
 def as_matrix(column: Any) -> np.ndarray:
     """Turn a column of fixed-size lists without nulls into rows (N, dim)."""
     column = column.combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    if column.null_count or len(values) % max(len(column), 1):
+        raise ValueError("the embeddings are of different lengths, or some are null: embed the images again")
+    return values.reshape(len(column), -1)
 
 
 def as_objects(values: Iterable[Any]) -> np.ndarray:

@@ -18,8 +18,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ..utils.files import file_record, matches_record, replacing
+from ..utils.objects import parse_json
 from ..utils.text import as_line
-from .stores import OUTPUT_SUFFIXES, StoreError, check_settings
+from .stores import OUTPUT_SUFFIXES, StoreError, check_settings, parse_settings
 
 FILE_CHUNK = 4096  # rows that are in memory at a time
 MARK = "new"  # of files that are being written; a lock keeps other processes off
@@ -345,13 +346,15 @@ def read_index(path: Path) -> tuple[dict | None, list[Record]]:
         with path.open("rb") as file:
             for line in file:
                 try:
-                    entry = json.loads(line)
+                    entry = parse_json(line)
                 except ValueError:
                     break
                 if not line.endswith(b"\n"):
                     break
                 if settings is None:
-                    settings = entry
+                    settings = parse_settings(line, path)
+                elif not _is_record(entry):
+                    raise StoreError(f"{path} is broken: its row {len(records)} names no image")
                 else:
                     records.append(_as_record(*entry))
     return settings, records
@@ -373,10 +376,16 @@ def known_file_settings(output: Path) -> dict[str, Any] | None:
         if path.exists() and (path != index_path(output) or output.exists()):
             with path.open("rb") as file:
                 try:
-                    return json.loads(file.readline())
-                except ValueError:
+                    return parse_settings(file.readline(), path)
+                except StoreError:
                     return None
     return None
+
+
+def _is_record(entry: Any) -> bool:
+    if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], str):
+        return False
+    return all(type(value) is int for value in entry[1:]) or all(isinstance(value, str) for value in entry[1:])
 
 
 def _as_record(path: str, first: int | str, second: int | str) -> Record:

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from ..model.bpe_hf_clip import BOS_TOKEN, EOS_TOKEN, WORDS_AND_SPECIAL, ChunkIds, unpack
 from ..model.text_cleaning_hf_clip import clean_chunks
+from ..utils.objects import check_fields, parse_object
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,7 @@ class NumpyTextTower:
         try:
             self._file = safe_open(path, framework="numpy")
             metadata = self._file.metadata() or {}
-            settings = json.loads(metadata["settings"])
+            settings = parse_object(metadata["settings"])
             tokenizer = Tokenizer.from_str(metadata["tokenizer"])
             ids = [tokenizer.token_to_id(token) for token in (BOS_TOKEN, EOS_TOKEN)]
         except FileNotFoundError:
@@ -76,14 +77,18 @@ class NumpyTextTower:
             raise ValueError(f"{path} is no text tower: write it again") from error
         except Exception as error:  # the class that `tokenizers` raises
             raise ValueError(f"{path} holds no vocabulary: write it again") from error
-        if not isinstance(settings, dict) or not _are_known(settings) or None in ids:
+        if not _are_known(settings) or None in ids:
             raise ValueError(f"{path} is no text tower of CLIP: write it again")
         names, layers = set(self._file.keys()), settings["num_hidden_layers"]
         if layers > len(names) or names != _keys(layers):
             raise ValueError(f"{path} lacks tensors of a text tower: write it again")
+        slices = {name: self._file.get_slice(name) for name in names}
+        shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
         least = {"token": tokenizer.get_vocab_size(), "position": settings["max_position_embeddings"]}
-        if any(self._file.get_slice(name).get_shape()[0] < least[table] for table, name in EMBEDDINGS.items()):
+        if any(shapes[name] == () or shapes[name][0] < least[table] for table, name in EMBEDDINGS.items()):
             raise ValueError(f"{path} has too few embeddings for its vocabulary or its length: write it again")
+        if any(each.get_dtype() not in ("F32", "F16") for each in slices.values()) or not _fit(shapes, settings):
+            raise ValueError(f"{path} has tensors that do not fit each other: write it again")
         self.settings = settings
         self._bos, self._eos = bos, eos = [number for number in ids if number is not None]
         self._ids = ChunkIds(tokenizer.model, WORDS_AND_SPECIAL, {BOS_TOKEN: bos, EOS_TOKEN: eos})
@@ -99,6 +104,8 @@ class NumpyTextTower:
     def _embed_one(self, text: str) -> np.ndarray:
         ids = [self._bos, *(i for chunk in clean_chunks(text) for i in unpack(self._ids[chunk])), self._eos]
         check_length(text, len(ids), self.settings["max_position_embeddings"])
+        if self.settings["eos_token_id"] not in ids:
+            raise ValueError("the text tower reads texts at a token that its vocabulary does not add: write it again")
         # a text is read at its first EOT, and nothing behind that reaches it
         ids = ids[: ids.index(self.settings["eos_token_id"]) + 1]
         table = self._file.get_slice(EMBEDDINGS["token"])
@@ -107,7 +114,12 @@ class NumpyTextTower:
         for number in range(self.settings["num_hidden_layers"]):
             x = self._layer(f"{LAYER_PREFIX}{number}.", x)
         embeds = self._tensor(PROJECTION) @ self._norm("text_model.final_layer_norm", x[-1])
-        return embeds / np.linalg.norm(embeds)
+        length = np.linalg.norm(embeds)
+        if not (np.isfinite(length) and length > 0):
+            raise ValueError(
+                f"the text {text[:100]!r} has no finite embedding: the text tower is damaged, write it again"
+            )
+        return embeds / length
 
     def _layer(self, prefix: str, x: np.ndarray) -> np.ndarray:
         x = x + self._attend(f"{prefix}self_attn.", self._norm(f"{prefix}layer_norm1", x))
@@ -176,8 +188,30 @@ def check_length(text: str, tokens: int, limit: int) -> None:
 
 def _are_known(settings: Mapping[str, Any]) -> bool:
     """Return True if the settings are all there, and `NumpyTextTower` computes such a tower."""
-    complete = all(isinstance(settings.get(name), kind) for name, kind in TOWER_SETTINGS.items())
-    return complete and settings["hidden_act"] in NUMPY_ACTIVATIONS
+    try:
+        check_fields(settings, TOWER_SETTINGS)
+    except ValueError:
+        return False
+    counts = (settings["num_attention_heads"], settings["max_position_embeddings"], settings["layer_norm_eps"])
+    return settings["num_hidden_layers"] >= 0 < min(counts) and settings["hidden_act"] in NUMPY_ACTIVATIONS
+
+
+def _fit(shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any]) -> bool:
+    """Return True if the tensors of a tower have shapes that fit each other and its heads."""
+    if len(shapes[EMBEDDINGS["token"]]) != 2 or not shapes[PROJECTION]:
+        return False
+    width = shapes[EMBEDDINGS["token"]][1]
+    hidden = [shapes[name][0] for name in shapes if name.endswith("mlp.fc1.weight") and len(shapes[name]) == 2]
+
+    def expected(name: str) -> tuple[int, ...]:
+        module, _, part = name.rpartition(".")
+        inner = hidden[0] if hidden and "mlp" in name else width
+        sizes = (inner, width) if module.endswith("fc1") else (width, inner)
+        return sizes if part == "weight" and "norm" not in module else sizes[:1]
+
+    rows = {name: (shapes[name][0], width) for name in (PROJECTION, *EMBEDDINGS.values())}
+    fitting = {name: rows.get(name) or expected(name) for name in shapes}
+    return dict(shapes) == fitting and width > 0 and width % settings["num_attention_heads"] == 0
 
 
 def _keys(layers: int) -> set[str]:

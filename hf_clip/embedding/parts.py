@@ -22,7 +22,7 @@ from ..utils.packages import require
 from ..utils.places import Place, place_at, reaching, writing
 from ..utils.text import as_line
 from .arrow import as_matrix, part_table
-from .stores import StoreError, check_settings
+from .stores import StoreError, check_settings, parse_settings
 
 SETTINGS = "_hf_clip.json"
 PART = re.compile(r"part-(\d+)-.*\.parquet")
@@ -264,11 +264,9 @@ def read_settings(place: Place) -> dict[str, Any]:
     """
     try:
         with place.fs.open((place / SETTINGS).path, "rb") as file:
-            return json.loads(file.read())
+            return parse_settings(file.read(), place / SETTINGS)
     except FileNotFoundError:
         raise StoreError(f"{place} has no {SETTINGS}: it is no directory of embeddings") from None
-    except ValueError as error:
-        raise StoreError(f"{place / SETTINGS} is broken: {error}") from error
 
 
 def part_places(place: Place) -> list[Place]:
@@ -290,8 +288,10 @@ def iter_parts(place: Place, rows: int = PART_CHUNK, embedding: str = "embedding
     import pyarrow.parquet as pq
 
     seen: set[str] = set()
+    sizes: dict[str, int] = {}
     for part in part_places(place):
         with part.fs.open(part.path, "rb") as file:
+            check_part(part, pq.read_schema(file), ["key", "path", embedding], sizes)
             for batch in pq.ParquetFile(file).iter_batches(rows):
                 keys = batch.column("key").to_pylist()
                 fresh = np.array([key not in seen and not seen.add(key) for key in keys])  # type: ignore[func-returns-value]
@@ -300,6 +300,32 @@ def iter_parts(place: Place, rows: int = PART_CHUNK, embedding: str = "embedding
                 good = fresh & ~np.isnan(rows_read).any(1)
                 if good.any():
                     yield table.filter(pa.array(good)), rows_read[good]
+
+
+def check_part(part: Place, schema: Any, columns: Sequence[str], sizes: dict[str, int]) -> None:
+    """Raise StoreError for a part that lacks a column, or whose keys are no texts, or embeddings no lists of one size.
+
+    Args:
+        part: The part, which errors name.
+        schema: Its Arrow schema.
+        columns: The columns that it needs.
+        sizes: The sizes of embeddings in earlier parts, by column; that of a new column is added.
+    """
+    import pyarrow as pa
+
+    for name in columns:
+        if name not in schema.names:
+            raise StoreError(f"{part} has no column {name}: it has {', '.join(schema.names)}")
+        kind = schema.field(name).type
+        if name in ("embedding", "text_embedding"):
+            is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            if not (is_list and pa.types.is_floating(kind.value_type)):
+                raise StoreError(f"{part} has {kind} in its column {name}, no embeddings: embed it again")
+            size = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+            if size and sizes.setdefault(name, size) != size:
+                raise StoreError(f"{part} has embeddings of {size} numbers, others of {sizes[name]}: embed it again")
+        if name == "key" and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise StoreError(f"{part} has {kind} in its column key, no texts: embed it again")
 
 
 def count_rows(place: Place) -> int:
@@ -345,6 +371,7 @@ __all__ = [
     "WHOLE",
     "PartStore",
     "Shard",
+    "check_part",
     "count_rows",
     "iter_parts",
     "part_places",

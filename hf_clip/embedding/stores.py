@@ -6,8 +6,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..utils.objects import check_fields, parse_object
+
 # files that one file of embeddings may be
 OUTPUT_SUFFIXES = (".safetensors", ".npy", ".parquet")
+
+
+# what identifies the model of stored embeddings
+SETTINGS_FIELDS = {"model": str, "dtype": str, "normalize": bool, "dim": int, "probe": [int | float]}
+MAX_DIM = 1 << 20
 
 
 class StoreError(ValueError):
@@ -51,6 +58,18 @@ class EmbeddingStore(Protocol):
         """Complete the output; drop and count the rows of images that are gone or have changed."""
 
 
+def parse_settings(text: str | bytes, path: Any) -> dict[str, Any]:
+    """Parse the settings of stored embeddings; raise StoreError, with their `path`, if they do not identify a model."""
+    try:
+        settings = parse_object(text, SETTINGS_FIELDS)
+        if not 1 <= settings["dim"] <= MAX_DIM:
+            raise ValueError(f"its dim is {settings['dim']}")
+        check_fields({"text_column": None, **settings}, {"text_column": str | None})
+    except ValueError as error:
+        raise StoreError(f"{path} is broken: {error}") from error
+    return settings
+
+
 def is_directory(output: str) -> bool:
     """Return True if an output is a directory of parts: an address, a directory, or a name without a suffix."""
     path = Path(output)
@@ -73,4 +92,4 @@ def _other(path: str | Path, theirs: str, ours: str) -> str:
     return f"{path} was made with {theirs}, not {ours}: pass --restart to begin anew, or choose another output"
 
 
-__all__ = ["OUTPUT_SUFFIXES", "EmbeddingStore", "StoreError", "check_settings", "is_directory"]
+__all__ = ["OUTPUT_SUFFIXES", "EmbeddingStore", "StoreError", "check_settings", "is_directory", "parse_settings"]

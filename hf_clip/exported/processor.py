@@ -1,6 +1,5 @@
 """The tokenizer and the image processor of an exported folder, without torch: the original's token ids and pixels."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,10 +29,12 @@ from ..model.pixels_hf_clip import (
     transform_image,
     write_values,
 )
+from ..utils.objects import check_fields, parse_object
 from ..utils.threads import thread_count
 from .manifest import read_manifest
 
 STEPS = ("do_resize", "do_center_crop", "do_convert_rgb", "do_rescale", "do_normalize")
+MAX_SIDE = 1 << 14
 UNLIMITED = 10**9  # what transformers writes for a tokenizer without a limit is larger
 
 
@@ -140,9 +141,13 @@ class ExportedImageProcessor:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        settings = _read_json(Path(folder, "preprocessor_config.json"))
-
+        file = Path(folder, "preprocessor_config.json")
+        settings = _read_json(file)
         size, crop = settings.get("size", {"shortest_edge": 224}), settings.get("crop_size", {})
+        try:
+            _check_settings(settings, size, crop)
+        except ValueError as error:
+            raise ValueError(f"{file} does not fit CLIP ({error}): copy the whole folder, or export again") from error
         self._short_side = size.get("shortest_edge")
         self._sides = (size.get("width"), size.get("height"))
         if set(size) not in ({"shortest_edge"}, {"height", "width"}):
@@ -258,17 +263,33 @@ def _as_image(source: Any) -> Image.Image:
     return Image.fromarray(source)
 
 
+def _check_settings(settings: Mapping[str, Any], size: Any, crop: Any) -> None:
+    """Raise ValueError for settings with which no image could be prepared, or none of finite numbers."""
+    check_fields({"size": size, "crop_size": crop}, {"size": dict, "crop_size": dict})
+    for sides in (size, crop):
+        check_fields(sides, dict.fromkeys(sides, int))
+        if not all(1 <= side <= MAX_SIDE for side in sides.values()):
+            raise ValueError(f"its sides are {sides}")
+    if settings.get("resample", Image.Resampling.BICUBIC) not in [*Image.Resampling]:
+        raise ValueError(f"its resample is {settings['resample']!r:.60}")
+    check_fields({"rescale_factor": 1, **settings}, {"rescale_factor": int | float})
+    for name, default in (("image_mean", OPENAI_MEAN), ("image_std", OPENAI_STD)):
+        value = settings.get(name, default)
+        check_fields({name: [*value] if isinstance(value, tuple | list) else [value]}, {name: [int | float]})
+    if not settings.get("rescale_factor", 1) or 0 in np.ravel(settings.get("image_std", OPENAI_STD)):
+        raise ValueError("it divides by 0")
+
+
 def _limit(config: Mapping[str, Any]) -> int:
     limit = config.get("model_max_length") or UNLIMITED
-    return int(limit) if limit < UNLIMITED else MODEL_MAX_LENGTH
+    if not isinstance(limit, int | float):
+        raise ValueError(f"model_max_length is {limit!r:.60}: export the model again")
+    return int(limit) if 0 < limit < UNLIMITED else MODEL_MAX_LENGTH
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
-        return found
+        return parse_object(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read ({error}): copy the whole folder, or export again") from error
 

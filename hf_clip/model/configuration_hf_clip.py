@@ -23,6 +23,22 @@ HF_CLIP_VERSION = "0.2.0"
 LEGACY_EOS_TOKEN_ID = 2
 VOCAB_SIZE = 49408
 
+# least and most: a folder may come from a stranger, and its sizes are allocated before its weights are read
+SIZE_LIMITS = {
+    "vocab_size": (1, 10**7),
+    "width": (1, 10**4),  # a ResNet's hidden_size is 32 times as much
+    "hidden_size": (1, 10**6),
+    "intermediate_size": (1, 10**6),
+    "projection_dim": (1, 10**6),
+    "num_hidden_layers": (0, 1000),
+    "num_attention_heads": (1, 10**5),
+    "max_position_embeddings": (1, 10**6),
+    "num_channels": (1, 10**4),
+    "image_size": (1, 10**5),
+    "patch_size": (1, 10**5),
+}
+MAX_PARAMETERS = 10**11
+
 STOCK_TYPES = {
     "clip": "hf_clip",
     "clip_text_model": "hf_clip_text_model",
@@ -321,7 +337,24 @@ def _check_model_type(config: dict[str, Any], cls: type[PreTrainedConfig], sourc
         )
 
 
+def _check_sizes(config: PreTrainedConfig) -> None:
+    """Raise ValueError for sizes that no model has, before tensors of these sizes are made."""
+    for name, (least, most) in SIZE_LIMITS.items():
+        if (value := getattr(config, name, None)) is not None and not least <= value <= most:
+            raise ValueError(f"{name} is {str(value)[:20]}, give {least:,} to {most:,}")
+    depths, (_, most) = getattr(config, "depths", ()), SIZE_LIMITS["num_hidden_layers"]
+    if not all(1 <= depth <= most for depth in depths):
+        raise ValueError(f"depths are {str([*depths])[:80]}, give 1 to {most:,} for each")
+    width, layers = config.hidden_size, sum(depths) or config.num_hidden_layers
+    inner = 2 * getattr(config, "intermediate_size", 0) + 4 * width
+    positions = getattr(config, "max_position_embeddings", 0) or config.grid_size**2
+    rows = positions + getattr(config, "vocab_size", 0) + getattr(config, "num_channels", 0) + config.projection_dim
+    if (count := width * (layers * inner + rows)) > MAX_PARAMETERS:
+        raise ValueError(f"the sizes make about {count:,} parameters, give at most {MAX_PARAMETERS:,}")
+
+
 def _check_heads(config: PreTrainedConfig) -> None:
+    _check_sizes(config)
     if config.hidden_size % config.num_attention_heads:
         raise ValueError(
             f"the width {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}"

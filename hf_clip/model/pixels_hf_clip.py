@@ -69,6 +69,10 @@ def transform_image(
 
 def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     """Crop the center, half a pixel rounded to even; a side that is too short is filled up with 0 on both ends."""
+    if not (height > 0 and width > 0 and height * width <= MAX_RESIZED_PIXELS):
+        raise ValueError(
+            f"a crop of {width}x{height} pixels: give sides from 1, and at most {MAX_RESIZED_PIXELS:,} in all"
+        )
     missing = max(0, width - image.width), max(0, height - image.height)
     if any(missing):
         border = (missing[0] // 2, missing[1] // 2, (missing[0] + 1) // 2, (missing[1] + 1) // 2)

@@ -24,6 +24,7 @@ from ..data.images import ImageRef
 from ..data.tars import find_image
 from ..embedding.numpy_texts import NumpyTextTower
 from ..utils.files import file_record, file_sha256
+from ..utils.objects import check_fields, parse_object
 from ..utils.packages import require
 from .codes import Codes
 from .exact import block_rows
@@ -35,8 +36,9 @@ DATA_FILES = (ROWS_FILE, COLUMNS_FILE, GRAPH_FILE, CODES_FILE, TOWER_FILE)
 INDEX_FORMAT = "hf_clip index 2"
 REQUIRED_SETTINGS = {
     "generation": str, "kind": str, "count": int, "dim": int, "row_dtype": str, "files": dict, "model": str,
-    "dtype": str, "probe": list, "text_probe": list,
+    "dtype": str, "probe": [int | float], "text_probe": [int | float],
 }  # fmt: skip
+INDEX_KINDS = ("exact", "int8", "hnsw")
 # a directory that is replaced this often while it is being opened has several writers
 ATTEMPTS, PAUSE = 50, 0.01
 # unit vectors of float16 are this far from length 1 at most
@@ -75,19 +77,37 @@ def read_index_settings(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         content = (Path(path) / SETTINGS_FILE).read_bytes()
-        settings = json.loads(content)
+        settings = parse_object(content)
         settings.pop("checksum", None)
     except (FileNotFoundError, NotADirectoryError):
         raise SearchError(f"there is no index at {path}: make one with hf-clip index") from None
-    except (ValueError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise SearchError(f"{path} is damaged, {SETTINGS_FILE} is not JSON of an index: build it again") from error
     if settings.get("format") != INDEX_FORMAT:
         raise SearchError(f"{path} was made by another version of hf_clip: build it again")
-    valid = all(isinstance(settings.get(name), kind) for name, kind in REQUIRED_SETTINGS.items())
     # compared as bytes: another spelling of the same values is a change as well
-    if not valid or content != _settings_text(settings).encode():
+    if content != _settings_text(settings).encode():
         raise SearchError(f"{path} is damaged, {SETTINGS_FILE} has changed: build it again")
+    try:
+        _check_settings(settings)
+    except ValueError as error:
+        raise SearchError(f"{path} is damaged, in {SETTINGS_FILE} {error}: build it again") from error
     return settings
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings that no index has, though their checksum is right."""
+    check_fields(settings, REQUIRED_SETTINGS)
+    kind = settings["kind"]
+    if kind not in INDEX_KINDS:
+        raise ValueError(f"its kind is {kind!r:.60}")
+    check_fields({"folder": None, "exif": "", **settings}, {"folder": str | None, "exif": str})
+    if kind != "exact":
+        check_fields(settings, {"expansion": int})
+        if settings["expansion"] < 1:
+            raise ValueError(f"its expansion is {settings['expansion']}")
+    files = settings["files"]
+    check_fields(files, dict.fromkeys([ROWS_FILE, COLUMNS_FILE, *files], dict))
 
 
 def open_index_files(path: str | os.PathLike, growing: bool = False, text_tower: bool = False) -> IndexFiles:

@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from ..embedding.features import Array, Model, tensor_type
 from ..embedding.identity import OtherModelError, image_probe, name_of, precision_of, same_model, text_probe
 from ..utils.files import replacing
+from ..utils.objects import check_fields, parse_json, parse_object
 from ..utils.packages import explaining
 from .canonical_texts import CANONICAL_TEXTS
 from .numerics import (
@@ -49,6 +50,11 @@ CLASSES_FORMAT = "hf_clip class embeddings 2"
 READ_FORMATS = ("hf_clip class embeddings 1", CLASSES_FORMAT)  # 1 has neither mode nor calibration
 HEAD_TENSORS = ("class_embeds", "background_embeds", "bias", "keys", "values")
 CALIBRATION_TENSORS = ("offsets", "thresholds", "conformal_scores", "conformal_places")
+CALIBRATION_FIELDS = {"temperature": int | float, "background_weight": int | float, "report": dict}
+LIST_FIELDS: dict[str, Any] = {"labels": [str | int | float], "templates": [str], "background": [str]}
+PROBES = ("probe", "image_probe")
+CALIBRATION_DTYPES = ("float32", "float64", "int64")
+LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -271,8 +277,8 @@ def load_head(path: str | os.PathLike, model: Model, processor: Any) -> Classifi
             if metadata.get("format") not in READ_FORMATS:
                 raise ValueError(f"{path} holds no class embeddings: write it with ZeroShotClassifier.save")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    except (SafetensorError, KeyError, TypeError) as error:  # the latter two for dtypes that NumPy lacks
+        raise ValueError(f"{path} is no safetensors file of class embeddings: {error}") from error
     try:
         head = _parsed(tensors, metadata)
         known = {name: tensors[name] for name in ("probe", *(["image_probe"] if head.has_learned else []))}
@@ -295,17 +301,26 @@ def _parsed(tensors: dict[str, Array], metadata: dict[str, str]) -> ClassifierHe
     """Return the head of a file's contents; raise for contents that do not fit each other."""
     calibration = None
     if "calibration" in metadata:
-        fields: dict[str, Any] = json.loads(metadata["calibration"])
-        calibration = Calibration(**fields | {name: tensors.get(name) for name in CALIBRATION_TENSORS})
+        fields = parse_object(metadata["calibration"], CALIBRATION_FIELDS)
+        parts = {name: tensors[name] for name in CALIBRATION_TENSORS if name != "thresholds"}
+        calibration = Calibration(**fields | parts, thresholds=tensors.get("thresholds"))
+    lists = {name: parse_json(metadata.get(name, "[]")) for name in LIST_FIELDS}
+    check_fields(lists, LIST_FIELDS)
     head = ClassifierHead(
-        labels=json.loads(metadata["labels"]),
-        templates=json.loads(metadata["templates"]),
+        labels=lists["labels"],
+        templates=lists["templates"],
         mode=metadata.get("mode", "one"),  # type: ignore[arg-type]
-        background=json.loads(metadata.get("background", "[]")),
+        background=lists["background"],
         sharpness=float(metadata.get("sharpness", 1)),
         calibration=calibration,
         **{name: tensors.get(name) for name in HEAD_TENSORS},
     )
+    for name, tensor in tensors.items():
+        dtypes = CALIBRATION_DTYPES if name in CALIBRATION_TENSORS else ("float32",)
+        if (dtype := str(tensor.dtype).removeprefix("torch.")) not in dtypes:
+            raise ValueError(f"{name} is {dtype}, not {' or '.join(dtypes)}")
+    if any(tensors[name].ndim != 2 or not all_finite(tensors[name]) for name in PROBES if name in tensors):
+        raise ValueError("its probes are no embeddings")
     _check_shapes(head, tensors["probe"].shape[-1])
     return head
 
@@ -313,6 +328,8 @@ def _parsed(tensors: dict[str, Array], metadata: dict[str, str]) -> ClassifierHe
 def _check_shapes(head: ClassifierHead, dim: int) -> None:
     """Raise ValueError for a head whose parts do not fit each other."""
     labels = len(head.labels)
+    if len(set(head.labels)) < labels or not labels or head.class_embeds is None:
+        raise ValueError("its labels are not all different, or it has none")
     examples = len(head.keys) if head.keys is not None else 0
     wanted: dict[str, Sequence[int]] = {
         "class_embeds": (labels, dim),
@@ -334,11 +351,17 @@ def _check_shapes(head: ClassifierHead, dim: int) -> None:
     for name, tensor in held.items():
         if tensor is not None and (tuple(tensor.shape) != tuple(wanted[name]) or not all_finite(tensor)):
             raise ValueError(f"{name} is {tuple(tensor.shape)}, {tuple(wanted[name])} fits, or not finite")
+        # products of larger numbers with an embedding overflow float32
+        if tensor is not None and name != "conformal_places" and len(tensor) and abs(tensor).max() > LARGEST:
+            raise ValueError(f"{name} has numbers over {LARGEST:g}")
+    if (head.keys is None) != (head.values is None) or not 0 <= head.sharpness <= LARGEST:
+        raise ValueError(f"its keys come without values, or its sharpness is {head.sharpness}")
     if head.calibration is not None:
         known = head.calibration
-        numbers = np.array([known.temperature, known.background_weight], np.float64)
         places = known.conformal_places
-        if not np.isfinite(numbers).all() or known.temperature <= 0 or (places >= len(head.columns)).any():
+        if not (1 / LARGEST <= known.temperature <= LARGEST and abs(known.background_weight) <= LARGEST):
+            raise ValueError("the calibration has numbers that no fit gives")
+        if "int" not in str(places.dtype) or (places < 0).any() or (places >= len(head.columns)).any():
             raise ValueError("the calibration does not fit the labels")
     if head.mode not in MODES or (head.mode == "one") != (head.background_embeds is None):
         raise ValueError(f"the mode {head.mode!r} does not fit its background")

@@ -1,6 +1,7 @@
 """The filter keeps what DataComp's rule keeps, in one run or in several."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support.embeddings import kept_rows, write_parts
 
@@ -20,6 +21,14 @@ def pairs(tmp_path):
     images, texts = IMAGES.copy(), TEXTS.copy()
     images[7], texts[20] = np.nan, np.nan
     return write_parts(tmp_path / "pairs", images, texts)
+
+
+def test_a_part_without_texts_is_named(pairs, tmp_path):
+    part = max(pairs.glob("part-*"))
+    table = pq.read_table(part)
+    pq.write_table(table.drop_columns(["text_embedding"]), part)
+    with pytest.raises(StoreError, match=rf"{part.name} has no column text_embedding"):
+        filter_pairs(str(pairs), str(tmp_path / "out"), min_score=0.1)
 
 
 def expected(threshold: float) -> dict[str, float]:

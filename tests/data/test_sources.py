@@ -129,6 +129,13 @@ def test_a_store_of_objects_is_read_like_a_folder(photos):
         fs.rm("/photos", recursive=True)
 
 
+def test_a_later_file_without_a_column_is_named(tmp_path):
+    pq.write_table(pa.table({"image": ["a.png"], "year": [2020]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"image": ["b.png"]}), tmp_path / "1.parquet")
+    with pytest.raises(DataError, match=r"1\.parquet has no column year: it has image"):
+        open_source(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -1,3 +1,4 @@
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -128,6 +129,24 @@ def test_no_kill_gives_a_row_the_name_of_another(suffix, tmp_path, monkeypatch):
             resumed.finish([KEYS[place] for place in (1, 2, 3)], dict.fromkeys([KEYS[0]], f"0-{10**18}"), {})
         assert np.array_equal(np.array(list(read(state / output).values())), ROWS[[1, 2, 3]])
     assert 2 <= complete < len(states)
+
+
+@pytest.mark.parametrize(
+    ("settings", "record"),
+    [
+        *((text, '["a", 1, 1]') for text in ("5", "[]", "null", "{}", json.dumps({**SETTINGS, "dim": 10**12}))),
+        *(
+            (json.dumps(SETTINGS), text)
+            for text in ("5", "{}", '["a"]', "[1, 2, 3]", '["a", null, 1]', '"abc"', "null")
+        ),
+    ],
+)
+def test_a_record_of_a_stranger_is_refused_in_one_sentence(settings, record, tmp_path):
+    np.save(tmp_path / "out.npy", ROWS[:1])
+    (tmp_path / "out.npy.index.jsonl").write_text(f"{settings}\n{record}\n")
+    for use in (lambda: store(tmp_path).__enter__(), lambda: open_embeddings(str(tmp_path / "out.npy"))):
+        with pytest.raises(StoreError, match=r"^.*out\.npy\.index\.jsonl is broken: .*$"):
+            use()
 
 
 def test_safetensors_headers_have_an_end(tmp_path, monkeypatch):

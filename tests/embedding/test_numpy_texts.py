@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from support.originals import FAMILIES
 from support.photos import load
@@ -78,3 +79,37 @@ def test_what_is_no_tower_is_refused(clip, tmp_path):
     save_file(arrays, path, {"settings": "{}", "tokenizer": "{}"})
     with pytest.raises(ValueError, match="holds no vocabulary"):
         NumpyTextTower(path)
+
+
+TABLE, FIRST = "text_model.embeddings.token_embedding.weight", "text_model.encoder.layers.0."
+DAMAGE = {
+    **{
+        f"{n} {v}": ({n: v}, {})
+        for n in ("num_attention_heads", "num_hidden_layers")
+        for v in (-1, 10**9, True, "x", 1.5)
+    },
+    **{f"epsilon {value}": ({"layer_norm_eps": value}, {}) for value in (0.0, -1.0, float("nan"), float("inf"), "x")},
+    "heads that do not divide the width": ({"num_attention_heads": 7}, {}),
+    "another end": ({"eos_token_id": 5}, {}),
+    "integers": ({}, {TABLE: lambda x: x.astype(np.int32)}),
+    "a shorter row": ({}, {TABLE: lambda x: x[:, :-1]}),
+    "a number": ({}, {TABLE: lambda x: x[0, 0]}),
+    "a wider layer": ({}, {f"{FIRST}mlp.fc2.weight": lambda x: np.concatenate([x, x], 1)}),
+    "a bias of another layer": ({}, {f"{FIRST}layer_norm1.bias": lambda x: x[:-1]}),
+    "not finite": ({}, {f"{FIRST}layer_norm1.bias": lambda x: x * np.nan}),
+    "zeros": ({}, {"text_projection.weight": lambda x: x * 0}),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_tower_of_a_stranger_is_refused_in_one_sentence(clip, what, tmp_path):
+    path = tmp_path / "t"
+    assert saved(*clip, path)
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    arrays, (settings, changes) = load_file(path), DAMAGE[what]
+    metadata["settings"] = json.dumps(json.loads(metadata["settings"]) | settings)
+    arrays |= {name: np.ascontiguousarray(change(arrays[name])) for name, change in changes.items()}
+    save_file(arrays, path, metadata)
+    with pytest.raises(ValueError, match=r"^[^\n]*write (it|the text tower) again$"):
+        NumpyTextTower(path).embed(["a red car"])

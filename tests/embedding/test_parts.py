@@ -1,15 +1,19 @@
 """A directory of parts: whole parts or none, one run for each shard, one model."""
 
+import json
+
 import numpy as np
 import pytest
 from filelock import FileLock
 
 from hf_clip.embedding.arrow import fixed_size
 from hf_clip.embedding.parts import WHOLE, PartStore, Shard, iter_parts, part_places
+from hf_clip.embedding.reading import open_embeddings
 from hf_clip.embedding.stores import StoreError
 from hf_clip.utils.places import place_at
 
 pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 SETTINGS = {"model": "m", "dtype": "float32", "normalize": True, "dim": 3, "probe": [1.0, 0.0, 0.0]}
 
 
@@ -158,3 +162,29 @@ def test_parts_open_in_other_readers(tmp_path):
     assert found.schema.field("embedding").type == pa.list_(pa.float32(), 3)
     assert found["embedding"].null_count == 0  # which pyarrow before 26 cannot read
     np.testing.assert_array_equal(found["embedding"].to_pylist(), [[97.0, 2.0, 3.0], [np.nan] * 3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts", "message"),
+    [
+        (5, [{}], "it is no JSON object"),
+        ({**SETTINGS, "probe": ["x"]}, [{}], r"_hf_clip\.json is broken: its probe is \['x'\]"),
+        ({**SETTINGS, "dim": 10**12}, [{}], "its dim is 1000000000000"),
+        ({**SETTINGS, "normalize": "x"}, [{}], "its normalize is 'x'"),
+        ({**SETTINGS, "text_column": 5}, [{}], "its text_column is 5"),
+        (SETTINGS, [{"embedding": ["x", "y"]}], "has string in its column embedding, no embeddings"),
+        (SETTINGS, [{"embedding": fixed_size(np.ones((2, 3), np.int32))}], "no embeddings"),
+        (SETTINGS, [{}, {"embedding": fixed_size(np.ones((2, 2), np.float32))}], "of 2 numbers, others of 3"),
+        (SETTINGS, [{"key": [1, 2]}], "has int64 in its column key, no texts"),
+        (SETTINGS, [{}, {"path": None}], r"part-00001.* has no column path"),
+    ],
+)
+def test_a_directory_of_a_stranger_is_refused_in_one_sentence(settings, parts, message, tmp_path):
+    (tmp_path / "_hf_clip.json").write_text(json.dumps(settings))
+    for number, changes in enumerate(parts):
+        columns = dict(zip(table(["a", "b"]).column_names, table(["a", "b"]), strict=True))
+        changed = {name: column for name, column in (columns | changes).items() if column is not None}
+        pq.write_table(pa.table(changed), tmp_path / f"part-{number:05d}-1of1-000001.parquet")
+    with pytest.raises(StoreError, match=message) as refused:
+        list(open_embeddings(str(tmp_path)).chunks())
+    assert "\n" not in str(refused.value)

@@ -154,6 +154,15 @@ def test_a_classifier_takes_it(folder, repositories, family):
         ({"graphs": {"vision": {"fp32": "gone.onnx"}}}, r"gone\.onnx is missing"),
         ({"format": "other"}, "not a manifest that this hf_clip reads"),
         ({"surplus": 1}, "not a manifest that this hf_clip reads"),
+        ({"runtime": "x"}, "its runtime is 'x'"),
+        ({"graphs": None}, "its graphs is None"),
+        ({"graphs": {"vision": {"fp32": 5}}}, "its fp32 is 5"),
+        *(({"graphs": {"vision": {"fp32": path}}}, "outside of the folder") for path in ("/etc/x", "a/../../x", "a\0")),
+        ({"tokenizer": "..\\x"}, "outside of the folder"),
+        ({"image_processor": None}, "its image_processor is None"),
+        ({"logit_scale": 1e9}, "its logit_scale 1e\\+09"),
+        ({"logit_scale": float("nan")}, "its logit_scale is nan"),
+        ({"config": {}}, "its vision_config is None"),
     ],
 )
 def test_a_folder_that_cannot_be_run_says_why(folder, change, message):

@@ -133,6 +133,26 @@ def test_images_that_cannot_be_prepared_are_named(processor, images, error, mess
         ("preprocessor_config.json", "[", "preprocessor_config.json cannot be read"),
         ("preprocessor_config.json", '{"size": {"longest_edge": 9}}', "resizes images to .* needs load_clip and torch"),
         ("tokenizer.json", "{}", "tokenizer.json cannot be read"),
+        ("preprocessor_config.json", "[" * 100_000, "it is nested too deep"),
+        ("tokenizer_config.json", '{"model_max_length": "9"}', "model_max_length is '9'"),
+        *(
+            ("preprocessor_config.json", json.dumps({name: value}), "does not fit CLIP .it")
+            for name, value in [
+                ("size", 5),
+                ("size", {"shortest_edge": 10**9}),
+                ("size", {"shortest_edge": 0}),
+                ("crop_size", None),
+                ("size", {"shortest_edge": "x"}),
+                ("crop_size", {"height": 10**9, "width": 10**9}),
+                ("resample", 99),
+                ("rescale_factor", "x"),
+                ("rescale_factor", float("nan")),
+                ("image_mean", ["a"] * 3),
+                ("image_mean", None),
+                ("image_std", [0, 0, 0]),
+                ("rescale_factor", 0),
+            ]
+        ),
     ],
 )
 def test_a_damaged_folder_is_named(folder, file, content, message, tmp_path):

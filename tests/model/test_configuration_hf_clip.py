@@ -89,6 +89,9 @@ def test_stock_configurations_are_read(tmp_path):
         (lambda: HFCLIPResNetConfig(depths=[1, 2]), "four stages"),
         (lambda: HFCLIPVisionConfig(image_size="large"), "image_size"),
         (lambda: HFCLIPTextConfig(vocab_size=1000), "eos_token_id 49407 is outside the vocabulary of 1000"),
+        (lambda: HFCLIPResNetConfig(depths=[10**7, 1, 1, 1]), "depths are .*give 1 to 1,000 for each"),
+        (lambda: HFCLIPVisionConfig(image_size=90_000, patch_size=1), "make about .* parameters, give at most"),
+        (lambda: HFCLIPTextConfig(hidden_size=10**6, num_hidden_layers=900), "parameters, give at most"),
     ],
 )
 def test_errors(make, message):
@@ -168,3 +171,17 @@ def test_id_2_is_an_eot_like_any_other(tmp_path):
 
 def first_eot(config: HFCLIPTextConfig, ids: torch.Tensor) -> list[int]:
     return HFCLIPTextModel(config).first_eot(ids).tolist()
+
+
+FAMILIES = {"text": HFCLIPTextConfig, "ViT": HFCLIPVisionConfig, "ResNet": HFCLIPResNetConfig}
+
+
+@pytest.mark.parametrize("size", [-1, 10**9, 10**400], ids=["-1", "10^9", "10^400"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_size_is_allocated_that_no_model_has(family, size):
+    """Folders come from strangers, and a model of 10^7 layers is made before its weights are read."""
+    names = [name for name in configuration_hf_clip.SIZE_LIMITS if name in FAMILIES[family].__dataclass_fields__]
+    assert len(names) >= 5
+    for name in names:
+        with pytest.raises((ValueError, StrictDataclassError), match=f"{name} is {str(size)[:20]}, give "):
+            FAMILIES[family](**{name: size})

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.vectors import two_cones
 from hf_clip.plots.sheet import thumbnail_of, write_sheet
-from hf_clip.search import graph
+from hf_clip.search import graph, storage
 from hf_clip.search.codes import write_codes
 from hf_clip.search.storage import (
     CODES_FILE,
@@ -156,6 +156,23 @@ def test_contents_are_checked_even_where_the_checksums_are_right(what, tmp_path)
     assert np.load is loaded
     os.utime(tmp_path / "i" / ROWS_FILE, (1, 1))
     with pytest.raises(SearchError, match=r"is damaged, (row 0 is not a unit vector|rows\.npy)"):
+        open_index_files(tmp_path / "i")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kind", "x"), ("expansion", "9"), ("expansion", 0), ("folder", 5), ("exif", 5), ("files", {}),
+        ("files", {ROWS_FILE: 5, COLUMNS_FILE: {}}), ("probe", ["x"]), ("text_probe", [None]), ("count", True),
+    ],
+)  # fmt: skip
+def test_settings_that_no_index_has_are_refused(name, value, tmp_path):
+    write_index(tmp_path / "i")
+    file = tmp_path / "i" / SETTINGS_FILE
+    settings = json.loads(file.read_text())
+    del settings["checksum"]
+    file.write_text(storage._settings_text({**settings, name: value}))
+    with pytest.raises(SearchError, match=r"is damaged, in settings\.json its .* is .*: build it again"):
         open_index_files(tmp_path / "i")
 
 

@@ -107,6 +107,37 @@ def test_earlier_files_damaged_ones_and_those_of_another_model(tiny, folders, tm
             load_head(path, tiny.model, tiny.processor)
 
 
+HOSTILE = {
+    **{f"{name} {text[:9]}": ({name: text}, {}) for name in ("labels", "templates", "background", "calibration")
+       for text in ("5", "null", '"abc"', "[null]", "[[1]]", "NaN", "[" * 100_000, '[{"a": 1}]')},
+    "a label twice": ({"labels": '["cat", "cat", "dog", "car"]'}, {}),
+    **{f"sharpness {value}": ({"sharpness": value}, {}) for value in ("nan", "inf", "-1", "1e300", "x")},
+    **{f"class_embeds {dtype}": ({}, {"class_embeds": lambda x, dtype=dtype: x.to(dtype)})
+       for dtype in (torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.float8_e4m3fn)},
+    "huge numbers": ({}, {"class_embeds": lambda x: x * 0 + 3e38}),
+    "not finite": ({}, {"class_embeds": lambda x: x * float("nan")}),
+    "no class_embeds": ({}, {"class_embeds": None}),
+    "a probe that is a number": ({}, {"probe": lambda x: x[0, 0]}),
+    "keys alone": ({}, {"keys": lambda _: torch.rand(5, 64)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_file_of_a_stranger_is_refused_in_one_sentence(tiny, what, tmp_path):
+    path = tmp_path / "saved.safetensors"
+    ZeroShotClassifier(tiny.model, tiny.processor, LABELS, class_embeds=unit(4, 0, 64)).save(path)
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    fields, changes = HOSTILE[what]
+    tensors |= {name: change and change(tensors.get(name)) for name, change in changes.items()}
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}, path, metadata | fields
+    )
+    with pytest.raises(ValueError, match=r"saved\.safetensors is (damaged|no safetensors file)") as refused:
+        load_head(path, tiny.model, tiny.processor)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
