@@ -1,11 +1,11 @@
 """Rows as tables, as JSON, as a chart of all of them, and as the chart in README."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib
 
@@ -71,6 +71,18 @@ def print_tables(rows: list[Row], console: Console) -> None:
 def write_json(rows: list[Row], machine: str, versions: dict[str, str], file: Path) -> None:
     content = {"machine": machine, "versions": versions, "rows": [asdict(row) for row in rows]}
     file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def rows_once(file: Path, settings: dict[str, Any], measure: Callable[[], list[Row]]) -> list[Row]:
+    """Return the rows that `file` holds if they were measured with these settings; else measure them, and write it."""
+    if file.exists():
+        content = json.loads(file.read_text())
+        if content["settings"] == settings:
+            return [Row(**row) for row in content["rows"]]
+    rows = measure()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"settings": settings, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    return rows
 
 
 def draw(rows: Iterable[Row], machine: str, file: Path) -> None:

@@ -6,7 +6,7 @@ from support.originals import FAMILIES
 from torch.nn.functional import normalize
 
 from benchmarks import cuda, drop_in, imports, invariance, report, training
-from benchmarks.common import ORIGINAL, in_fresh_process, rows_of, take_turns
+from benchmarks.common import ORIGINAL, Row, in_fresh_process, rows_of, take_turns
 from benchmarks.encode import text_cases
 from benchmarks.peers import EXACT, OPTIMIZED, Peers, build
 
@@ -98,6 +98,20 @@ def test_report(tmp_path):
     report.main([tmp_path / "0.json", tmp_path / "1.json"], tmp_path / "both")
     assert (tmp_path / "both" / "results.json").read_text().count('"case"') == 4
     assert (tmp_path / "both" / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path):
+    calls = []
+
+    def measure() -> list[Row]:
+        calls.append(1)
+        return rows_of("loading", "model", {ORIGINAL: 3.0, "hf_clip": 2.0}, 4)
+
+    file = tmp_path / "parts" / "load.json"
+    for rounds, measured in ((5, 1), (5, 1), (6, 2)):
+        rows = report.rows_once(file, {"rounds": rounds}, measure)
+        assert [row.ratio for row in rows] == [1.0, 1.5]
+        assert len(calls) == measured
 
 
 @pytest.mark.parametrize("code", imports.HELP.values())
