@@ -1,6 +1,9 @@
 const element = (id) => document.getElementById(id);
 const folder = new URLSearchParams(location.search).get("model") ?? "model";
 const END_OF_TEXT = 49407n;
+// in JPEG, PNG and WebP files: a name, in WebP its size, and the header of a TIFF, which has at least 8 bytes
+const EXIF = /(?:Exif\0\0|eXIf|EXIF[^]{4})(II\*\0|MM\0\*)(?=[^]{4})/g;
+const ORIENTATION = 0x0112;
 const say = (text) => (element("status").textContent = text);
 
 async function load() {
@@ -40,6 +43,26 @@ async function pixels(file) {
   const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
   context.drawImage(bitmap, 0, 0);
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
+}
+
+// Browsers turn every image as its EXIF orientation says, and cannot leave that off. So the orientation is set to
+// upright in a copy; a PNG file's chunk is skipped then, for its checksum is wrong.
+async function asStored(file) {
+  const bytes = await file.arrayBuffer(), view = new DataView(bytes);
+  const text = new TextDecoder("latin1").decode(bytes);
+  let isRotated = false;
+  for (const { 0: found, 1: header, index } of text.matchAll(EXIF)) {
+    const start = index + found.length - header.length, little = header[0] === "I";
+    const directory = start + view.getUint32(start + 4, little);
+    if (directory + 2 > view.byteLength) continue;
+    const end = directory + 2 + 12 * view.getUint16(directory, little);
+    for (let entry = directory + 2; entry < end && entry + 12 <= view.byteLength; entry += 12) {
+      if (view.getUint16(entry, little) !== ORIENTATION) continue;
+      isRotated ||= view.getUint16(entry + 8, little) > 1;
+      view.setUint16(entry + 8, 1, little);
+    }
+  }
+  return { file: new File([bytes], file.name, { type: file.type }), isRotated };
 }
 
 async function classify(clip, file, labels) {
@@ -91,8 +114,11 @@ try {
     element("scores").replaceChildren();
     say("classifying");
     try {
-      show(labels, await classify(clip, element("image").files[0], labels));
-      say("done");
+      const [chosen] = element("image").files;
+      const turned = element("exif").checked || !chosen;
+      const { file, isRotated } = turned ? { file: chosen } : await asStored(chosen);
+      show(labels, await classify(clip, file, labels));
+      say(isRotated ? "done: the image carries a rotation, which is ignored" : "done");
     } catch (error) {
       say(error.message);
     }

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..data.images import Exif
+from ..data.images import Exif, ImageTally, surprises
 from ..data.requests import (
     MAX_LABELS,
     MAX_MAP_SIDE,
@@ -121,10 +121,16 @@ def label_scores(
 def decide_upload(
     classifier: ZeroShotClassifier, upload: str | None, top_k: float, *, exif: Exif = "apply"
 ) -> tuple[dict[str, float], str]:
-    """Return the `top_k` best scores of a saved classifier, and its decision with the reason."""
-    [(_, decision)] = classifier.decisions(read_upload(upload, exif), int(top_k))
+    """Return the `top_k` best scores of a saved classifier, and its decision with the reason.
+
+    The upload is read as the images were that the classifier learned from, if it did.
+    """
+    image, tally, exif = read_upload(upload, "ignore"), ImageTally(), classifier.head.exif or exif
+    [(_, decision)] = classifier.decisions(image, int(top_k), exif=exif, tally=tally)
     taken = ", ".join(map(str, decision.labels)) or NONE_LABEL
-    return {str(answer["label"]): answer["score"] for answer in decision.scores}, f"{taken}: {decision.reason}"
+    told = surprises(tally.images, tally.rotated, 0, exif, "make the classifier again with --exif apply")
+    scores = {str(answer["label"]): answer["score"] for answer in decision.scores}
+    return scores, "\n".join([f"{taken}: {decision.reason}", *told])
 
 
 def locate(

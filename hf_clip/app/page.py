@@ -60,7 +60,7 @@ def build_page(
             sees thumbnails of its images.
         classifier: A classifier of `clip`, such as a calibrated one, for the tab Decide.
         exif: "apply" turns photos as their EXIF orientation says; "ignore" does as the original. The tab Search does as
-            the index did.
+            the index did, the tab Decide as the images were read that the classifier learned from.
 
     Returns:
         The page; `launch_page` serves it.

@@ -3,9 +3,9 @@
 import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .images import Exif
+from .images import Exif, ImageRef, UnreadableImageError
 
 UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_UPLOAD_BYTES = 20_000_000
@@ -45,11 +45,10 @@ def open_upload(content: bytes) -> Image.Image:
 
 def decode_upload(opened: Image.Image, exif: Exif = "apply") -> Image.Image:
     """Decode an image of `open_upload`, and close its file; "apply" turns it as its EXIF orientation says."""
-    with opened as image:
+    with opened:
         try:
-            image.load()
-            return ImageOps.exif_transpose(image) if exif == "apply" else image
-        except Exception:
+            return ImageRef.of(opened).open(exif)
+        except UnreadableImageError:  # which names the cause, such as paths of the server
             raise _unreadable() from None
 
 

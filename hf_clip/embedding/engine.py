@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.images import Exif, ImageTally, UnreadableImageError
+from ..data.images import Decode, Exif, ImageTally, UnreadableImageError
 from ..data.sources import ImageSource, Located
 from ..utils.text import first_line
 from .arrow import batch_of
@@ -43,6 +43,7 @@ class EmbedOptions:
         trust_remote_code: Run code that comes with the repository.
         text_column: The column of captions to embed as well.
         exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
+        decode: "draft" decodes large JPEGs at a fraction of their size; "full" has the original's pixels.
     """
 
     model: str
@@ -55,6 +56,7 @@ class EmbedOptions:
     trust_remote_code: bool = False
     text_column: str | None = None
     exif: Exif = "ignore"
+    decode: Decode = "full"
 
 
 @dataclass
@@ -201,6 +203,7 @@ def run_here(
         on_error=None if strict else keep_error,
         fill=fill,
         exif=options.exif,
+        decode=options.decode,
         tally=tally,
     )
     try:

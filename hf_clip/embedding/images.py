@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from ..data.images import Exif, ImageRef, ImageTally, UnreadableImageError
+from ..data.images import Decode, Exif, ImageRef, ImageTally, UnreadableImageError, draft_side
 from ..utils.text import first_line
 from ..utils.threads import thread_count
 from .features import Array, Model, as_batch, collect, concatenate, features, is_on_cpu, on_cpu, tensor_type
@@ -58,6 +58,7 @@ def embed_images(
     workers: int | None = None,
     normalize: bool = True,
     exif: Exif = "ignore",
+    decode: Decode = "full",
     deterministic: bool = False,
 ) -> Array:
     """Embed any number of images, which are read as they are needed.
@@ -76,6 +77,8 @@ def embed_images(
         workers: Threads that read images; as many as PyTorch's own unless given.
         normalize: Scale embeddings to length 1.
         exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
+        decode: "draft" decodes large JPEGs at a fraction of their size, at least twice the model's: several times as
+            fast, and pixels are off by less than half a level on average; "full" has the original's pixels.
         deterministic: Compute each image alone and on one thread, several at a time: its bits then depend neither on
             the other images and their order nor on the number of threads.
 
@@ -89,7 +92,7 @@ def embed_images(
     Example:
         >>> embeds = embed_images(model, processor, ["one.jpg", "two.jpg"])  # (2, projection_dim)
     """
-    options = {"batch_size": batch_size, "workers": workers, "normalize": normalize, "exif": exif}
+    options = {"batch_size": batch_size, "workers": workers, "normalize": normalize, "exif": exif, "decode": decode}
     batches = iter_image_embeds(model, processor, images, deterministic=deterministic, **options)  # type: ignore[arg-type]
     return collect((embeds for _, embeds in batches), "image", count_images(images))
 
@@ -104,6 +107,7 @@ def iter_image_embeds(
     normalize: bool = True,
     on_error: OnError | None = None,
     exif: Exif = "ignore",
+    decode: Decode = "full",
     deterministic: bool = False,
 ) -> Iterator[tuple[list[Any], Array]]:
     """Embed images as `embed_images` does, batch by batch and in order.
@@ -121,6 +125,7 @@ def iter_image_embeds(
         on_error: Called with an unreadable item and its error, in order and on the caller's thread; the item is then
             left out. Without it the first such item ends the iteration.
         exif: As in `embed_images`.
+        decode: As in `embed_images`.
         deterministic: As in `embed_images`.
 
     Yields:
@@ -134,9 +139,8 @@ def iter_image_embeds(
         >>> for paths, embeds in iter_image_embeds(model, processor, paths, on_error=print):
         ...     index.add(paths, embeds)
     """
-    batches = image_features(
-        model, processor, images, batch_size, workers, normalize, on_error, exif=exif, deterministic=deterministic
-    )
+    reading: dict[str, Any] = {"exif": exif, "decode": decode, "deterministic": deterministic}
+    batches = image_features(model, processor, images, batch_size, workers, normalize, on_error, **reading)
     for items, embeds in batches:
         yield items, on_cpu(embeds)
 
@@ -151,6 +155,7 @@ def image_features(
     on_error: OnError | None = None,
     fill: bool = False,
     exif: Exif = "ignore",
+    decode: Decode = "full",
     tally: ImageTally | None = None,
     deterministic: bool = False,
 ) -> Iterator[tuple[list[Any], Array]]:
@@ -163,12 +168,13 @@ def image_features(
     counted = ImageTally() if tally is None else tally
     image_size = getattr(model.config, "vision_config", model.config).image_size
     pool = ThreadPoolExecutor(workers or thread_count(), thread_name_prefix="hf_clip")
-    opened = partial(ImageRef.open, exif=exif, tally=counted)
-    prepare = partial(getattr(processor, "image_processor", processor), return_tensors=tensor_type(model))
-    decode = partial(_decode, pool, prepare, Lock(), opened)
+    image_processor = getattr(processor, "image_processor", processor)
+    opened = partial(ImageRef.open, exif=exif, tally=counted, draft_side=draft_side(image_processor, decode))
+    prepare = partial(image_processor, return_tensors=tensor_type(model))
+    submit = partial(_decode, pool, prepare, Lock(), opened)
     fetched = map(partial(_fetch, pool), _batches(images, batch_size, partial(as_batch, model)))
     # a model on the CPU wants all cores: whatever else needs one in the meantime makes the others wait
-    decoded = map(decode, _ahead(fetched, 1)) if is_on_cpu(model) else _ahead(map(decode, fetched), 2)
+    decoded = map(submit, _ahead(fetched, 1)) if is_on_cpu(model) else _ahead(map(submit, fetched), 2)
     try:
         for batch in decoded:
             _finish(batch, image_size, on_error)

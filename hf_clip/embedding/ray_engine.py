@@ -110,6 +110,7 @@ def _results(window: list[Located], pending: Pending, store: PartStore, options:
             "model": model,
             "workers": options.workers,
             "exif": options.exif,
+            "decode": options.decode,
             "count_surprises": True,
             "trust_remote_code": options.trust_remote_code,
         },

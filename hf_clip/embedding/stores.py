@@ -10,8 +10,8 @@ from ..utils.objects import check_fields, parse_object
 
 # files that one file of embeddings may be
 OUTPUT_SUFFIXES = (".safetensors", ".npy", ".parquet")
-
-
+# how images are read: settings that are recorded unless they have these values, as in files of earlier versions
+READING = {"exif": "ignore", "decode": "full"}
 # what identifies the model of stored embeddings
 SETTINGS_FIELDS = {"model": str, "dtype": str, "normalize": bool, "dim": int, "probe": [int | float]}
 MAX_DIM = 1 << 20
@@ -81,8 +81,9 @@ def check_settings(path: str | Path, theirs: dict, ours: dict, tolerance: float)
     for key in ("normalize", "dtype"):
         if theirs[key] != ours[key]:
             raise StoreError(_other(path, f"{key} {theirs[key]}", f"{key} {ours[key]}"))
-    if (old := theirs.get("exif", "ignore")) != (new := ours.get("exif", "ignore")):
-        raise StoreError(_other(path, f"exif {old}", f"exif {new}"))
+    for key, default in READING.items():
+        if (old := theirs.get(key, default)) != (new := ours.get(key, default)):
+            raise StoreError(_other(path, f"{key} {old}", f"{key} {new}"))
     old, new = np.array(theirs["probe"]), np.array(ours["probe"])
     if old.shape != new.shape or np.linalg.norm(old - new) > tolerance:
         raise StoreError(_other(path, f"another model ({theirs['model']})", ours["model"]))
@@ -92,4 +93,12 @@ def _other(path: str | Path, theirs: str, ours: str) -> str:
     return f"{path} was made with {theirs}, not {ours}: pass --restart to begin anew, or choose another output"
 
 
-__all__ = ["OUTPUT_SUFFIXES", "EmbeddingStore", "StoreError", "check_settings", "is_directory", "parse_settings"]
+__all__ = [
+    "OUTPUT_SUFFIXES",
+    "READING",
+    "EmbeddingStore",
+    "StoreError",
+    "check_settings",
+    "is_directory",
+    "parse_settings",
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.rows import Rows
 from ..metrics.outcomes import Outcomes, bootstrap_difference, paired_difference, proportion_interval
 from ..utils.files import replacing
-from ..utils.text import cell
+from ..utils.text import cell, short_path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -162,7 +162,7 @@ def comparison(results: Sequence[Result]) -> "Table":
         ):
             raise ValueError(f"results are of {first.dataset} and {other.dataset}: compare models on the same data")
     size = [first.settings.get(name, 0) for name in ("images", "classes", "texts")]
-    table = Table("metric", title=cell(f"{first.dataset}: {first.task}, {size_of(*size)}"))
+    table = Table("metric", title=cell(f"{short_path(first.dataset)}: {first.task}, {size_of(*size)}"))
     notes = ["95 % confidence intervals in brackets"]
     if len(results) > 1:
         notes[:0] = ["differences from the first model"]
@@ -170,7 +170,7 @@ def comparison(results: Sequence[Result]) -> "Table":
         notes.append(f"{images} images are too few to tell most models apart")
     table.caption = "; ".join(notes)
     for result in results:
-        table.add_column(cell(result.model), justify="right")
+        table.add_column(cell(short_path(result.model)), justify="right")
     for name, value in first.metrics.items():
         table.add_row(cell(name), _value(first, name, value), *(_cell(first, other, name) for other in results[1:]))
     return table

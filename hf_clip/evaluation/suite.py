@@ -11,7 +11,7 @@ from ..data.images import Exif
 from ..data.rows import DataError
 from ..data.wds import find_wds, read_wds
 from ..embedding.identity import name_of
-from ..utils.text import cell, listing
+from ..utils.text import cell, listing, short_path
 from .prompt_sets import prompts
 from .results import Result, chance_of, read_result, size_of
 from .tasks import prompt_settings, retrieval, settings_of, zero_shot
@@ -197,7 +197,7 @@ def comparison_table(rows: Sequence[Comparison], tolerance: float | None = None)
     from rich.text import Text
 
     table = Table("data set", "metric", caption_justify="left")
-    notes = [f"{row.dataset}: {row.size}" for row in rows if row.size]
+    notes = [f"{short_path(row.dataset)}: {row.size}" for row in rows if row.size]
     if tolerance is None and any(row.published is not None and row.dataset in TOLERANCES for row in rows):
         notes.append(f"tolerances above {LEAST_TOLERANCE}: the tables of open_clip and LAION differ by as much")
     table.caption = Text("\n").join(map(cell, notes))
@@ -208,7 +208,9 @@ def comparison_table(rows: Sequence[Comparison], tolerance: float | None = None)
         mark = "" if row.within(tolerance) else " *"
         difference = "" if row.difference is None else f"{row.difference:+.4f}{mark}"
         limit = "" if row.published is None else f"{tolerance_of(row.dataset) if tolerance is None else tolerance:g}"
-        table.add_row(cell(row.dataset), cell(row.metric), f"{row.measured:.4f}", published, difference, limit)
+        table.add_row(
+            cell(short_path(row.dataset)), cell(row.metric), f"{row.measured:.4f}", published, difference, limit
+        )
     return table
 
 

@@ -44,6 +44,8 @@ def write_classifier(head: ClassifierHead, logit_scale: torch.Tensor, directory:
     embeds = torch.cat([embeds, (head.class_embeds if head.keys is None else head.keys).cpu()])
     write_onnx(scores, {"image_embeds": embeds}, directory / CLASSIFIER, opset)
     settings = {"columns": head.columns, "mode": head.mode, "least_scores": head.least_scores().tolist()}
+    if head.exif is not None:
+        settings["exif"] = head.exif
     (directory / CLASSIFIER_SETTINGS).write_text(
         json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )

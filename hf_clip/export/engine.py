@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import CLIPModel
 from transformers.utils import cached_file
 
-from ..data.images import Exif, ImageRef, image_paths
+from ..data.images import Exif, ImageRef, ImageTally, image_paths
 from ..exported.manifest import Manifest
 from ..exported.model import FEATURE_METHODS, PRECISIONS
 from ..exported.sessions import OPEN
@@ -212,8 +212,10 @@ def _calibration(folder: Path, processor: Any, exif: Exif) -> Any:
     paths = image_paths(folder)[:CALIBRATION_IMAGES]
     if not paths:
         raise ValueError(f"there are no images in {folder}: choose a folder of images like the ones to embed")
-    images = (ImageRef.of(path).open(exif) for path in paths)
+    tally = ImageTally()
+    images = (ImageRef.of(path).open(exif, tally) for path in paths)
     pixels = [processor.image_processor(images=[image], return_tensors="np").pixel_values for image in images]
+    tally.warn(exif)
     return np.concatenate(pixels)
 
 

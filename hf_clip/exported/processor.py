@@ -154,6 +154,7 @@ class ExportedImageProcessor:
             raise ValueError(f"{folder} resizes images to {size}, which needs load_clip and torch")
         self.crop_size = {"height": crop.get("height", 224), "width": crop.get("width", 224)}
         self._steps = {step: bool(settings.get(step, True)) for step in STEPS}
+        self.size, self.do_resize = dict(size), self._steps["do_resize"]
         self._resample = settings.get("resample", Image.Resampling.BICUBIC)
         self._factor = settings.get("rescale_factor", 1 / 255)
         self._mean, self._std = settings.get("image_mean", OPENAI_MEAN), settings.get("image_std", OPENAI_STD)

@@ -83,7 +83,8 @@ class FewShotClassifier(ZeroShotClassifier):
             batch_size: Images per pass through the model.
             workers: Threads that prepare images.
             store: A folder that keeps the embeddings of images for later calls.
-            exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
+            exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original. The classifier,
+                and the file that `save` writes, take images that are read in the same way.
 
         Returns:
             The classifier. `result` has the accuracy of the choice (acc1), of the texts alone, of a linear probe
@@ -118,7 +119,7 @@ class FewShotClassifier(ZeroShotClassifier):
             | {"classes": len(names), "shots": shots, "seed": seed, "folds": folds},
         )
         scale = model.logit_scale.exp().item()
-        joined = ClassifierHead(names, templates, **_joined(fitted, class_embeds, scale))
+        joined = ClassifierHead(names, templates, **_joined(fitted, class_embeds, scale), exif=exif)
         classifier = cls.from_head(model, processor, joined)
         assert isinstance(classifier, cls)
         classifier.result = result

@@ -16,6 +16,7 @@ from ..embedding.features import Array, Model, on_cpu
 from ..embedding.identity import PROBE, OtherModelError, image_probe, name_of, same_model, text_probe
 from ..embedding.numpy_texts import NumpyTextTower, save_text_tower
 from ..embedding.reading import Embeddings, open_embeddings
+from ..embedding.stores import READING
 from ..exported.model import ExportedCLIP
 from ..utils.files import new_directory
 from ..zero_shot.canonical_texts import CANONICAL_TEXTS
@@ -132,7 +133,7 @@ class ImageIndex:
             "probe": source.settings["probe"],
             "text_probe": text_probe(model, processor)[0].tolist(),
             "folder": os.fspath(folder) if folder is not None else source.settings.get("folder"),
-            "exif": source.settings.get("exif", "ignore"),
+            **{key: source.settings.get(key, default) for key, default in READING.items()},
         }
         with new_directory(output) as work:
             settings |= _write_data(work, source, output, settings, np.dtype(dtype), model, processor, queries, recall)
@@ -331,7 +332,8 @@ class ImageIndex:
         from ..embedding.images import image_features
 
         tally = ImageTally()
-        batches = image_features(self.model, self.processor, images, QUERY_BATCH, None, exif=self.exif, tally=tally)
+        reading: dict[str, Any] = {key: self.settings.get(key, default) for key, default in READING.items()}
+        batches = image_features(self.model, self.processor, images, QUERY_BATCH, None, **reading, tally=tally)
         embeds = np.concatenate([np.asarray(on_cpu(embeds)) for _, embeds in batches])
         tally.warn(self.exif, "it is in the index, too: embed all images again with --exif apply")
         return embeds
@@ -380,13 +382,14 @@ class _Existing:
 
     @classmethod
     def at(cls, path: Path, settings: Mapping[str, Any], dtype: np.dtype) -> "_Existing | None":
-        """Open the index at `path`, or return None unless it has the same kind, dtype, folder, exif and model."""
+        """Open the index at `path`, or return None unless it has the same kind, dtype, folder, reading and model."""
         try:
             files = open_index_files(path, growing=True)
         except SearchError:  # none, damaged, or of an earlier version: built anew
             return None
         if (
-            any(files.settings.get(key) != settings[key] for key in ("kind", "probe", "folder", "exif"))
+            any(files.settings.get(key) != settings[key] for key in ("kind", "probe", "folder"))
+            or any(files.settings.get(key, default) != settings[key] for key, default in READING.items())
             or files.rows.dtype != dtype
         ):
             return None

@@ -53,9 +53,18 @@ def listing(names: Sequence[str], most: int = 8, separator: str = ", ") -> str:
     return f"{separator.join(map(printable, names[:most]))}{rest}"
 
 
+def short_path(path: str, length: int = 40) -> str:
+    """Cut a path or an address from the left, at a slash if it has one there, to `length` characters."""
+    if len(path) <= length:
+        return path
+    rest = path[-(length - 1) :]
+    slash = rest.find("/")
+    return f"…{rest[slash:] if 0 <= slash < len(rest) - 1 else rest}"
+
+
 def as_line(path: str) -> str:
     """Write `path` as one line of valid Unicode, which the name of a file need not be."""
     return path.encode(errors="backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
 
 
-__all__ = ["as_line", "cell", "first_line", "listing", "printable", "say"]
+__all__ = ["as_line", "cell", "first_line", "listing", "printable", "say", "short_path"]

@@ -164,7 +164,8 @@ class ZeroShotClassifier:
             recall: Choose thresholds at which this share of labels is found; give only one of the two.
             batch_size: Images per pass through the model.
             workers: Threads that read images.
-            exif: As in `embed_images`.
+            exif: As in `embed_images`; the result, and the file that `save` writes, take images that are read in the
+                same way.
 
         Raises:
             ValueError: The labels do not fit the images or the mode, or thresholds cannot be reached.
@@ -183,6 +184,7 @@ class ZeroShotClassifier:
         head = calibrate_head(self.head.to("cpu"), evidence, targets, precision=precision, recall=recall)
         if isinstance(self.class_embeds, np.ndarray):
             head = head.on_arrays()
+        head = replace(head, exif=exif)
         return self.from_head(self.model, self.processor, head)
 
     def __call__(
@@ -310,6 +312,7 @@ class ZeroShotClassifier:
         exif: Exif,
         tally: ImageTally | None,
     ) -> Iterator:
+        self.head.check_exif(exif)
         options: dict[str, Any] = {"on_error": on_error, "exif": exif, "tally": tally}
         for items, embeds in image_features(self.model, self.processor, images, batch_size, workers, **options):
             yield items, on_cpu(self.head.evidence(self.model, embeds))

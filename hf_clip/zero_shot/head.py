@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..data.images import Exif
 from ..embedding.features import Array, Model, tensor_type
 from ..embedding.identity import OtherModelError, image_probe, name_of, precision_of, same_model, text_probe
 from ..utils.files import replacing
@@ -97,6 +98,7 @@ class ClassifierHead:
         values: What each example adds to each label (examples, labels), or None.
         sharpness: How fast an example's part falls with its distance.
         calibration: What labeled images told about the scores, or None.
+        exif: How the images that took part in the head were read; None where none did.
     """
 
     labels: list[Any]
@@ -110,6 +112,7 @@ class ClassifierHead:
     values: Array | None = None
     sharpness: float = 1.0
     calibration: Calibration | None = None
+    exif: Exif | None = None
 
     @property
     def columns(self) -> list[Any]:
@@ -122,6 +125,14 @@ class ClassifierHead:
         lengths = np.linalg.norm(detached(self.class_embeds), axis=-1)
         terms = (self.calibration, self.bias, self.keys)
         return any(term is not None for term in terms) or bool(np.abs(lengths - 1).max() > 1e-3)
+
+    def check_exif(self, exif: Exif) -> None:
+        """Raise ValueError if images took part in the head that were read in another way."""
+        if self.exif not in (None, exif):
+            raise ValueError(
+                f"the classifier learned from images read with exif {self.exif}, not {exif}: pass "
+                f'exif="{self.exif}" (--exif {self.exif}), or make it again'
+            )
 
     def logits(self, model: Model, image_embeds: Array) -> Array:
         """Compute the logits (images, labels), float32, of embeddings of length 1."""
@@ -231,6 +242,8 @@ class ClassifierHead:
             tensors |= {name: getattr(self.calibration, name) for name in CALIBRATION_TENSORS}
             numbers = ("temperature", "background_weight", "report")
             metadata["calibration"] = json.dumps({name: getattr(self.calibration, name) for name in numbers})
+        if self.exif is not None:
+            metadata["exif"] = self.exif
         path.parent.mkdir(parents=True, exist_ok=True)
         held = {name: detached(tensor) for name, tensor in tensors.items() if tensor is not None}
         with replacing(path) as work:
@@ -313,6 +326,7 @@ def _parsed(tensors: dict[str, Array], metadata: dict[str, str]) -> ClassifierHe
         background=lists["background"],
         sharpness=float(metadata.get("sharpness", 1)),
         calibration=calibration,
+        exif=metadata.get("exif"),  # type: ignore[arg-type]
         **{name: tensors.get(name) for name in HEAD_TENSORS},
     )
     for name, tensor in tensors.items():
@@ -365,6 +379,8 @@ def _check_shapes(head: ClassifierHead, dim: int) -> None:
             raise ValueError("the calibration does not fit the labels")
     if head.mode not in MODES or (head.mode == "one") != (head.background_embeds is None):
         raise ValueError(f"the mode {head.mode!r} does not fit its background")
+    if head.exif not in (None, *get_args(Exif)):
+        raise ValueError(f"exif is {head.exif!r}")
 
 
 def probabilities(

@@ -11,6 +11,7 @@ from torch.utils.data import get_worker_info
 from transformers import BatchFeature
 from transformers import ZeroShotImageClassificationPipeline as StockPipeline
 from transformers.image_utils import load_image
+from transformers.utils import logging
 
 from ..embedding.features import check_list, features
 from ..embedding.identity import OtherModelError
@@ -21,6 +22,7 @@ from .head import ClassifierHead, load_head
 from .prompts import as_labels, as_templates, embed_labels, warn_of_one_label
 from .scoring import check_model, ranked
 
+logger = logging.get_logger(__name__)
 STOCK_TEMPLATES = ("This is a photo of {}.",)
 TEXT_OPTIONS = ("hypothesis_template", "tokenizer_kwargs")
 Classifier = str | os.PathLike | ZeroShotClassifier
@@ -101,9 +103,16 @@ class ZeroShotImageClassificationPipeline(StockPipeline):
         if isinstance(classifier, ZeroShotClassifier):
             if classifier.model is not self.model:
                 raise OtherModelError("classifier has another model object: make it with the model of the pipeline")
-            return classifier.head
-        processor = SimpleNamespace(tokenizer=self.tokenizer, image_processor=self.image_processor)
-        return load_head(classifier, self.model, processor)
+            head = classifier.head
+        else:
+            processor = SimpleNamespace(tokenizer=self.tokenizer, image_processor=self.image_processor)
+            head = load_head(classifier, self.model, processor)
+        if head.exif == "ignore":
+            logger.warning_once(
+                "the classifier learned from images read with exif ignore, and pipelines turn photos: make it again "
+                'with exif="apply" (--exif apply) if photos carry a rotation'
+            )
+        return head
 
     def _embed_labels(
         self,

@@ -1,6 +1,7 @@
 """The app's answers without a page; tests/integrations/test_app.py asks them of a server."""
 
 import os
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.commands import run
-from support.image_corpus import random_image
+from support.image_corpus import EXIF_ORIENTATION, random_image
 from support.plain import load
 
 import hf_clip
@@ -168,11 +169,26 @@ def test_a_jpeg_of_very_many_scans_is_refused_at_once(tmp_path):
 def test_a_phone_photo_is_turned_upright(tmp_path):
     image = random_image("RGB", 40, 30, np.random.default_rng(0))
     exif = image.getexif()
-    exif[0x0112] = 6
+    exif[EXIF_ORIENTATION] = 6
     image.save(tmp_path / "phone.png", exif=exif)
     upright = answers.read_upload(tmp_path / "phone.png")
     assert upright.size == (30, 40)
     assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(image), -1))
+    assert np.array_equal(answers.read_upload(tmp_path / "phone.png", "ignore"), image)
+
+
+@pytest.mark.parametrize("learned", ["ignore", "apply", None])
+def test_a_decision_reads_a_photo_as_its_classifier_learned(learned, any_clip, tmp_path):
+    """And as the page says where no image took part."""
+    upright, exif = random_image("RGB", 70, 40, np.random.default_rng(0)), Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.png", exif=exif)
+    classifier = hf_clip.ZeroShotClassifier(any_clip.model, any_clip.processor, ["a cat", "a dog"])
+    classifier.head = replace(classifier.head, exif=learned)
+    decided = {name: answers.decide_upload(classifier, tmp_path / name, 2) for name in ("phone.png", "upright.png")}
+    assert (decided["phone.png"][0] == decided["upright.png"][0]) is (learned != "ignore")
+    assert ("1 of 1 images carry a rotation" in decided["phone.png"][1]) is (learned == "ignore")
 
 
 @pytest.mark.parametrize(

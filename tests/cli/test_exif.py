@@ -12,8 +12,13 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 from support.commands import run
+from support.embeddings import kept_rows
 from support.image_corpus import EXIF_ORIENTATION
 from transformers.utils.logging import warning_once
+
+from hf_clip import HFCLIPProcessor
+from hf_clip.evaluation import tasks
+from hf_clip.export.engine import _calibration
 
 FOLDERS = ("turned", "upright")
 
@@ -84,6 +89,29 @@ VERBS: dict[str, tuple[Callable[[Path, Path], list[Any]], Callable[[Path, str], 
     "evaluate retrieval": (evaluated("retrieval"), lambda output, _: stored_rows(output)),
     "evaluate probe": (evaluated("probe", "--C", "1"), lambda output, _: stored_rows(output)),
     "finetune": (finetuned, trained),
+    "calibrate": (
+        lambda data, output: ["calibrate", data, "--output", output / "saved.safetensors"],
+        lambda output, _: load_file(output / "saved.safetensors")["conformal_scores"],
+    ),
+    "few-shot": (
+        lambda data, output: [
+            *("few-shot", data, "--head", "prototypes"),
+            *("--output", output / "saved.safetensors", "--store", output / "store"),
+        ],
+        lambda output, _: stored_rows(output),
+    ),
+    "suspects": (
+        lambda data, output: ["suspects", data, "--output", output / "found.csv", "--store", output / "store"],
+        lambda output, _: stored_rows(output),
+    ),
+    "filter": (
+        lambda data, output: ["filter", data.with_suffix(".csv"), "--output", output / "kept", "--top", 1],
+        lambda output, _: [row["clip_score"] for _, row in sorted(kept_rows(output / "kept").items())],
+    ),
+    "dedup": (
+        lambda data, output: ["dedup", data, "--output", output / "kept", "--embeddings", output / "embeds"],
+        lambda output, _: [row["embedding"] for _, row in sorted(kept_rows(output / "embeds").items())],
+    ),
 }
 
 
@@ -104,6 +132,44 @@ def test_a_turned_photo(verb, data, repositories, tmp_path, capsys, caplog):
     np.testing.assert_array_equal(found["turned", "apply"], found["upright", "ignore"])
     assert not np.array_equal(found["turned", "ignore"], found["turned", "apply"], equal_nan=True)
     assert said == {key: int(key == ("turned", "ignore")) for key in said}
+
+
+def test_a_sweep_and_a_calibration_read_photos_as_asked(data, repositories, tmp_path, monkeypatch, caplog):
+    """`merge --sweep`, whose accuracy on few photos tells little, and the images that `export --calibrate` reads."""
+    base, found, read = repositories["tiny ViT"], {}, tasks.readable_image_embeds
+    processor, embeds = HFCLIPProcessor.from_pretrained(base), []
+
+    def remembered(*arguments, **options):
+        rows, found = read(*arguments, **options)
+        embeds.append(found.numpy())
+        return rows, found
+
+    monkeypatch.setattr(tasks, "readable_image_embeds", remembered)
+    for folder, exif in (("turned", "ignore"), ("turned", "apply"), ("upright", "ignore")):
+        output = ["--output", tmp_path / f"{folder}-{exif}", "--sweep", "1:1:1", "--exif", exif]
+        caplog.clear()
+        warning_once.cache_clear()
+        assert run("merge", base, base, "--eval", data / folder, *output) == 0
+        found[folder, exif] = [embeds[-1], _calibration(data / folder, processor, exif)]
+        assert caplog.text.count("carry a rotation, which is ignored") == 2 * ((folder, exif) == ("turned", "ignore"))
+    turned, upright, ignored = (
+        found[key] for key in (("turned", "apply"), ("upright", "ignore"), ("turned", "ignore"))
+    )
+    for place in range(2):
+        np.testing.assert_array_equal(turned[place], upright[place])
+        assert not np.array_equal(turned[place], ignored[place])
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "few-shot"])
+def test_a_classifier_takes_images_that_are_read_as_those_it_learned_from(verb, data, repositories, tmp_path, capsys):
+    model = ["--model", repositories["tiny ViT"]]
+    arguments, _ = VERBS[verb]
+    assert run(*arguments(data / "turned", tmp_path), *model, "--exif", "apply") == 0
+    classify = ["classify", data / "turned", "--labels", tmp_path / "saved.safetensors", *model]
+    capsys.readouterr()
+    assert run(*classify) == 1
+    assert "learned from images read with exif apply, not ignore: pass" in capsys.readouterr().err
+    assert run(*classify, "--exif", "apply") == 0
 
 
 @pytest.mark.parametrize("exif", ["ignore", "apply"])

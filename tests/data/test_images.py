@@ -13,7 +13,7 @@ from support.commands import run
 from support.data_sets import write_csv, write_jsonl, write_parquet
 from support.photos import draw
 
-from hf_clip import ImageRef, UnreadableImageError
+from hf_clip import HFCLIPImageProcessor, ImageRef, UnreadableImageError
 from hf_clip.data import images
 from hf_clip.data.read import read_rows
 from hf_clip.data.rows import DataError
@@ -188,3 +188,28 @@ def test_names_that_become_equal_are_refused(tmp_path):
         Image.new("RGB", (9, 9)).save(tmp_path / name)
     with pytest.raises(DataError, match=r"has two images with the key a\\n\.png: rename one of the files"):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(("suffix", "expected"), [("jpg", (200, 150)), ("png", (400, 300))])
+def test_a_draft_is_a_fraction_of_a_jpeg(suffix, expected, tmp_path):
+    """At least as long as asked for; other formats, and images that the caller has opened, are read in full."""
+    path = tmp_path / f"photo.{suffix}"
+    Image.new("RGB", (400, 300)).save(path)
+    assert ImageRef.of(path).open(draft_side=100).size == expected
+    with Image.open(path) as opened:
+        assert ImageRef.of(opened).open(draft_side=100).size == (400, 300)
+
+
+@pytest.mark.parametrize(
+    ("decode", "options", "problem"),
+    [
+        ("fast", {}, "decode is 'fast': choose full or draft"),
+        ("draft", {"do_resize": False}, "does not resize the shortest side: leave it"),
+        ("draft", {"size": {"height": 9, "width": 9}}, "does not resize the shortest side: leave it"),
+    ],
+)
+def test_a_draft_needs_a_processor_that_shrinks(decode, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        images.draft_side(HFCLIPImageProcessor(**options), decode)
+    assert images.draft_side(HFCLIPImageProcessor(), "draft") == 448
+    assert images.draft_side(HFCLIPImageProcessor(**options), "full") is None

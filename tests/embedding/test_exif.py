@@ -8,7 +8,7 @@ from support.commands import run
 from support.image_corpus import EXIF_ORIENTATION
 from support.photos import load
 
-from hf_clip import ImagePreprocessor, embed_images
+from hf_clip import ImageEmbedder, ImagePreprocessor, embed_images
 from hf_clip.data.images import ImageRef
 
 
@@ -51,3 +51,26 @@ def test_embed_says_what_it_ignores_and_mixes_nothing(output, turned, repositori
     assert "rotation" not in capsys.readouterr().err
     assert run(*arguments) == 1
     assert "was made with exif apply, not exif ignore" in capsys.readouterr().err
+
+
+def test_drafts_are_close_and_mixed_with_nothing_else(repositories, tmp_path, capsys):
+    smooth = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(smooth).resize((900, 600), Image.Resampling.BICUBIC).save(tmp_path / "photos/large.jpg")
+    arguments = ["embed", tmp_path / "photos", "-o", tmp_path / "out.npy", "-m", repositories["tiny ViT"]]
+    assert run(*arguments) == 0
+    full = np.load(tmp_path / "out.npy")
+    assert run(*arguments, "--decode", "draft") == 1
+    assert "was made with decode full, not decode draft: pass --restart" in capsys.readouterr().err
+    assert run(*arguments, "--decode", "draft", "--restart") == 0
+    draft = np.load(tmp_path / "out.npy")
+    assert not np.array_equal(draft, full)
+    assert (draft * full).sum() > 0.999
+    model, processor = load(repositories["tiny ViT"])
+    photo = str(tmp_path / "photos/large.jpg")
+    np.testing.assert_array_equal(embed_images(model, processor, photo, decode="draft"), draft)
+    for column, decode in (("full", full), ("draft", draft)):
+        pixels = ImagePreprocessor(processor, decode=column)({"image": [photo]})
+        np.testing.assert_allclose(ImageEmbedder((model, processor))(pixels)["embedding"], decode, atol=1e-6)
+    assert run(*arguments) == 1
+    assert "was made with decode draft, not decode full" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.browser import node, npm_packages, open_page
+from support.image_corpus import EXIF_ORIENTATION
 from support.served import serving
 
 from examples.train_shapes import CHECKPOINTS
@@ -62,6 +63,17 @@ def address(desk) -> Iterator[str]:
         yield address
 
 
+def phone_photos(folder: Path) -> dict[str, Path]:
+    """Save a drawing stored on its side, with the orientation that turns it, in the formats that browsers turn."""
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    photo = Image.open(EXAMPLES / "images" / "green-star.png").convert("RGB").transpose(Image.Transpose.ROTATE_90)
+    options = {"jpg": {"quality": 95, "subsampling": 0}, "png": {}, "webp": {"lossless": True}}
+    for suffix, chosen in options.items():
+        photo.save(folder / f"phone.{suffix}", exif=exif, **chosen)
+    return {suffix: folder / f"phone.{suffix}" for suffix in options}
+
+
 def test_transformers_js_classifies_as_the_library_does(desk):
     packages = npm_packages("transformers-js", TRANSFORMERS_JS)
     script = PROGRAM.replace("PACKAGES", (packages / "node_modules").as_uri())
@@ -94,6 +106,18 @@ def test_the_page_gives_the_classifiers_scores(desk, address):
             assert names[0] == ranking[0]["label"]
             expected = {each["label"]: each["score"] for each in ranking}
             assert dict(zip(names, scores, strict=True)) == pytest.approx(expected, abs=1e-4)
+        for name, photo in phone_photos(desk).items():
+            for exif, said in (("apply", "done"), ("ignore", "done: the image carries a rotation, which is ignored")):
+                page.set_checked("#exif", exif == "apply")
+                page.set_input_files("#image", photo)
+                page.click("#classify")
+                page.wait_for_function("document.querySelector('#status').textContent != 'classifying'")
+                assert page.inner_text("#status") == said
+                names = page.locator("#scores li span:first-child").all_inner_texts()
+                scores = page.eval_on_selector_all("meter", "meters => meters.map((meter) => meter.value)")
+                [ranking] = classifier([photo], top_k=None, exif=exif)
+                expected = {each["label"]: each["score"] for each in ranking}
+                assert dict(zip(names, scores, strict=True)) == pytest.approx(expected, abs=1e-4), (name, exif)
         page.set_input_files("#image", desk / "text.png")
         page.click("#classify")
         page.wait_for_function("document.querySelector('#status').textContent != 'classifying'")

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from hf_clip.utils.text import cell, listing, printable, say
+from hf_clip.utils.text import cell, listing, printable, say, short_path
 
 HOSTILE = {
     "clears the screen": ("a\x1b[2Jb", "a\\u001b[2Jb"),
@@ -51,6 +51,20 @@ def test_cells_show_brackets(name):
     console.print(table)
     assert console.file.getvalue().count(printable(name)) == 3
     assert "\x1b" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "expected"),
+    [
+        ("runs/tuned", 40, "runs/tuned"),
+        ("/home/someone/models/clip/run-7/best", 20, "…/clip/run-7/best"),
+        ("/home/someone/models/run-7-with-a-long-name", 20, "…-7-with-a-long-name"),
+        ("/home/someone/models/run-7/", 12, "…els/run-7/"),
+    ],
+)
+def test_a_path_is_cut_from_the_left(path, length, expected):
+    assert short_path(path, length) == expected
+    assert len(expected) <= max(length, len(path) * (path == expected))
 
 
 def printing_calls(path: Path) -> list[str]:

@@ -64,12 +64,13 @@ def test_a_file_holds_all_of_a_head(tiny, tmp_path, mode):
     targets = targets_of(LABELS, LABELS * 6)
     evidence = torch.randn(24, 4 + (mode != "one"), generator=torch.manual_seed(0))
     evidence[:, :4] += 3 * targets
-    head = calibrate_head(head, evidence, targets, recall=0.5)
+    head = replace(calibrate_head(head, evidence, targets, recall=0.5), exif="apply")
     head.save(tmp_path / "saved.safetensors", tiny.model, tiny.processor)
     loaded = load_head(tmp_path / "saved.safetensors", tiny.model, tiny.processor)
     assert torch.equal(loaded.scores(evidence), head.scores(evidence))
     assert torch.equal(loaded.least_scores(), head.least_scores())
     assert loaded.calibration.report == head.calibration.report
+    assert loaded.exif == "apply"
     images = unit(3, 1, dim)
     assert torch.equal(loaded.evidence(tiny.model, images), head.evidence(tiny.model, images))
     assert (loaded.labels, loaded.templates, loaded.background) == (head.labels, head.templates, head.background)
@@ -101,6 +102,7 @@ def test_earlier_files_damaged_ones_and_those_of_another_model(tiny, folders, tm
         ({"mode": "any"}, "is damaged: the mode 'any' does not fit its background"),
         ({"calibration": '{"temperature": 0}'}, "is damaged"),
         ({"labels": "[", "mode": "one"}, "is damaged"),
+        ({"exif": "turn"}, "is damaged: exif is 'turn'"),
     ):
         save_file(tensors, path, metadata | change)
         with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
 """The pipeline answers as the stock one, and encodes its labels once."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from support.threads import assert_threads_agree
 from torch.utils.data import Dataset
 from transformers import AutoModel, AutoProcessor, SiglipConfig, SiglipModel, pipeline
 from transformers import ZeroShotImageClassificationPipeline as StockPipeline
+from transformers.utils.logging import warning_once
 
 from hf_clip.embedding.features import features
 from hf_clip.embedding.identity import OtherModelError
@@ -347,7 +349,7 @@ def test_threads_get_the_scores_of_their_own_labels(repositories, family):
 
 
 @pytest.mark.parametrize("mode", ["one", "any", "each"])
-def test_a_saved_classifier_in_place_of_labels(parts, paths, tmp_path, mode):
+def test_a_saved_classifier_in_place_of_labels(parts, paths, tmp_path, caplog, mode):
     saved = ZeroShotClassifier(parts["model"], parts["tokenizer"], LABELS, TEMPLATES, mode=mode)
     saved.save(tmp_path / "saved.safetensors")
     image = Image.open(paths[0])
@@ -368,6 +370,12 @@ def test_a_saved_classifier_in_place_of_labels(parts, paths, tmp_path, mode):
         once(image, LABELS, classifier=saved)
     with pytest.raises(ValueError, match="candidate_labels is missing"):
         once(image)
+    warning_once.cache_clear()
+    for exif, said in (("apply", 0), ("ignore", 1)):
+        saved.head = replace(saved.head, exif=exif)
+        caplog.clear()
+        once(image, classifier=saved)
+        assert caplog.text.count("read with exif ignore, and pipelines turn photos") == said
     other = ZeroShotClassifier(copy.deepcopy(parts["model"]), parts["tokenizer"], LABELS)
     with pytest.raises(OtherModelError, match="classifier has another model object"):
         once(image, classifier=other)
