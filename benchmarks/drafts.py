@@ -1,4 +1,4 @@
-"""`python -m benchmarks.drafts`: what `decode="draft"` saves on photos of 12 megapixels, and what it changes.
+"""`python -m benchmarks.drafts`: time and levels of `decode="draft"` beside full decoding, at 12 megapixels.
 
 The photos are the two of scikit-learn, enlarged with grain added or laid out as a mosaic of their own detail, or files
 of your own.

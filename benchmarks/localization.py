@@ -7,7 +7,9 @@ of the longer side. The models of examples/ have never seen two shapes in traini
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,7 @@ from rich.table import Table
 from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
-from examples.shapes import PAIRS, draw_two
+from examples.shapes import PAIRS, draw_small, draw_two
 from examples.train_shapes import CHECKPOINTS
 from hf_clip import load_clip, where
 from hf_clip.localization.boxes import find_peak
@@ -37,26 +39,35 @@ ALL_TEXTS = [f"a {color} {shape}" for color, shape in PAIRS]
 Scores = dict[str, float]
 
 
-def pictures(count: int, seed: int = 0, square: bool = False) -> Iterator[tuple]:
+class Layout(str, Enum):
+    oblong = "oblong"
+    square = "square"
+    small = "small"
+
+
+DRAW = {Layout.oblong: draw_two, Layout.square: partial(draw_two, square=True), Layout.small: draw_small}
+
+
+def pictures(count: int, seed: int = 0, layout: Layout = Layout.oblong) -> Iterator[tuple]:
     """Yield pictures of two shapes, their texts and their masks (2, height, width)."""
     rng = np.random.default_rng(seed)
     for _ in tqdm(range(count), desc="pictures"):
         first, second = (PAIRS[place] for place in rng.choice(len(PAIRS), 2, replace=False))
-        image, masks = draw_two(first, second, rng, square=square)
+        image, masks = DRAW[layout](first, second, rng)
         yield image, [f"a {color} {shape}" for color, shape in (first, second)], masks
 
 
-def point(family: str, count: int, shifts: int, square: bool) -> dict[str, Scores]:
+def point(family: str, count: int, shifts: int, layout: Layout, seed: int, methods: Sequence[str]) -> dict[str, Scores]:
     """Return hits and average precision of each method, and of random maps."""
     source = str(CHECKPOINTS[family])
     model, processor = load_clip(source)
     rng, found = np.random.default_rng(1), defaultdict(list)
-    for image, texts, masks in pictures(count, square=square):
+    for image, texts, masks in pictures(count, seed, layout):
         maps = {
             name(method, times): where(
                 model, processor, image, texts, method, whole=True, shifts=times, background=ALL_TEXTS
             ).numpy()
-            for method in ALL_METHODS
+            for method in methods
             for times in sorted({1, shifts})
         }
         maps[CHANCE] = rng.random(masks.shape)
@@ -107,9 +118,14 @@ def main(
     count: Annotated[int, typer.Option("--pictures", help="Pictures of two shapes.")] = 500,
     shifts: Annotated[int, typer.Option(min=1, help="Shifts in each direction, beside none.")] = 2,
     models: Annotated[str, typer.Option(help="Architectures to time dense features of.")] = "ViT-B/32,RN50",
-    square: Annotated[
-        bool, typer.Option("--square", help="Square pictures, of which a shape takes a quarter.")
-    ] = False,
+    layout: Annotated[
+        Layout,
+        typer.Option(
+            help="oblong: two shapes fill the picture. square: each takes a quarter. small: each is as wide as a sixth."
+        ),
+    ] = Layout.oblong,
+    seed: Annotated[int, typer.Option(help="Seed of the pictures.")] = 0,
+    methods: Annotated[str, typer.Option(help="Methods to measure.")] = ",".join(ALL_METHODS),
     rounds: Annotated[int, typer.Option(help="Turns that each way gets; medians are reported.")] = 9,
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the numbers.")] = Path(
         "build/benchmarks/localization.json"
@@ -121,7 +137,7 @@ def main(
     """
     console = Console(width=max(100, Console().width))
     console.print(describe(torch.device("cpu")))
-    pointing = {family: point(family, count, shifts, square) for family in CHECKPOINTS}
+    pointing = {family: point(family, count, shifts, layout, seed, methods.split(",")) for family in CHECKPOINTS}
     for family, rows in pointing.items():
         show(console, f"shapes-{family}, {count} pictures", rows)
     costs = {name: dense_cost(name, rounds) for name in filter(None, models.split(","))}

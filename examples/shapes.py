@@ -106,6 +106,22 @@ def draw_two(
     return image, np.stack([np.asarray(mask) > 127 for mask in masks])
 
 
+def draw_small(
+    first: tuple[str, str], second: tuple[str, str], rng: np.random.Generator, side: int = 240
+) -> tuple[Image.Image, np.ndarray]:
+    """Two shapes apart from each other in a square picture, a sixth as wide as it, and where each is, as `draw_two`."""
+    image, cell = _background(side, side, rng), side // 5
+    while True:
+        corners = rng.integers(0, side - cell, (2, 2))
+        if np.abs(corners[0] - corners[1]).max() > 1.5 * cell:
+            break
+    masks = [
+        _paint(image, (x, y, x + cell, y + cell), _ink(color, rng), shape, rng)
+        for (color, shape), (x, y) in zip((first, second), corners.tolist(), strict=True)
+    ]
+    return image, np.stack([np.asarray(mask) > 127 for mask in masks])
+
+
 def _ink(color: str | None, rng: np.random.Generator) -> np.ndarray:
     """A shade of a color; of any at all if None is given."""
     ink = COLORS[color] if color else 255 * np.array(hsv_to_rgb(rng.random(), rng.uniform(0.7, 1), rng.uniform(0.5, 1)))

@@ -17,8 +17,8 @@ from .geometry import stride_of, view
 from .relevance import METHODS, attention_weights, grid, is_resnet, score_windows
 
 ALL_METHODS = (*METHODS, "windows")
-# resolutions at which windows of the model's size are cut: their sides are 1 to 1/3 of the short side
-SCALES = (1, 1.5, 2, 2.5, 3)
+# resolutions at which windows of the model's size are cut: their sides are 1 to 1/5 of the short side
+SCALES = (1, 1.5, 2, 2.5, 4, 5)
 SINGLE_SCALE_PENALTY = 0.01
 MAX_WINDOWS = 8192
 
@@ -48,7 +48,7 @@ def where(
       for a ResNet, gradient-weighted attention relevance for a ViT.
     - "rollout": the attention of the model, the same for every text.
     - "windows": the score of the windows around each place, each embedded as an image of its own. Windows have sides of
-      the image's short side down to a third of it, and overlap by three quarters. The best method at pointing, and
+      the image's short side down to a fifth of it, and overlap by three quarters. The best method at pointing, and
       hundreds of times as slow as "dense".
 
     Args:

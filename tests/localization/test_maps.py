@@ -12,7 +12,7 @@ from support.plain import load, plain_text_embeds
 from support.threads import assert_threads_agree
 
 import hf_clip
-from benchmarks.localization import ALL_TEXTS, MEASURES, measures, pictures
+from benchmarks.localization import ALL_TEXTS, MEASURES, Layout, measures, pictures
 from examples.train_shapes import CHECKPOINTS
 from hf_clip.localization.geometry import View, view
 from hf_clip.localization.maps import ALL_METHODS, SCALES, window_maps
@@ -342,15 +342,15 @@ def test_attention_of_layers_and_heads(clip, image, family):
         pytest.param("vit", "windows", "in the shape", 0.9, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("square", [False, True])
-def test_maps_point_at_shapes(family, method, measure, wanted, square):
+@pytest.mark.parametrize("layout", [Layout.oblong, Layout.square])
+def test_maps_point_at_shapes(family, method, measure, wanted, layout):
     """On 20 pictures of two shapes; `python -m benchmarks.localization` measures 500."""
-    if square and method != "windows":
+    if layout is Layout.square and method != "windows":
         pytest.skip("the other methods read a square picture once, at the model's own size")
     source = str(CHECKPOINTS[family])
     model, processor = hf_clip.load_clip(source)
     right = []
-    for image, texts, masks in pictures(20, square=square):
+    for image, texts, masks in pictures(20, layout=layout):
         maps = hf_clip.where(model, processor, image, texts, method, whole=True, background=ALL_TEXTS)
         right += [
             measures(map.numpy(), *pair)[MEASURES.index(measure)]

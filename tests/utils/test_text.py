@@ -59,7 +59,7 @@ def test_cells_show_brackets(name):
         ("runs/tuned", 40, "runs/tuned"),
         ("/home/someone/models/clip/run-7/best", 20, "…/clip/run-7/best"),
         ("/home/someone/models/run-7-with-a-long-name", 20, "…-7-with-a-long-name"),
-        ("/home/someone/models/run-7/", 12, "…els/run-7/"),
+        ("/home/someone/models/run-7/", 12, "…/run-7/"),
     ],
 )
 def test_a_path_is_cut_from_the_left(path, length, expected):
