@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_DRAWN = 64
 NOTHING = "none of these"
+UNSURE = (
+    "'none of these' by the default background is a guess: name with --background what else images show, or calibrate"
+)
 
 
 @expanded
@@ -115,6 +118,8 @@ def classify(
         classifier = ZeroShotClassifier.load(saved, loaded, processor)
     else:
         classifier = ZeroShotClassifier(loaded, processor, label_list, **options)
+        if options["mode"] == "any" and "background" not in options:
+            say(UNSURE, err=True)
     if isinstance(loaded, ExportedCLIP):
         loaded.release("text")  # the labels are embedded
     has_choice = classifier.head.mode != "one" or bool(classifier.head.least_scores(threshold).any())

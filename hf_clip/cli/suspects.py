@@ -71,6 +71,7 @@ def suspects(
         threshold=threshold,
         templates=texts,
         store=store,
+        report=lambda line: say(line, err=True),
         **reading.options,
     )
     write_suspects(found, output)

@@ -1,8 +1,9 @@
 """Images of a labeled data set to look at again: labels that may be wrong, near-duplicates, images of no class."""
 
 import csv
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,7 +30,11 @@ from ..zero_shot.scoring import check_model, zero_shot_logits
 OUTLIER, NORMAL = 3.5, 0.6745
 # images that an outlier is compared with, so that a few like it do not hide it; rows that are compared at once
 LIKE_IMAGES, COMPARED_ROWS = 5, 1024
+# the least share of labels that heads agree with before those that they doubt are worth a look
+TRUSTED = 0.9
 COLUMNS = ("path", "split", "label", "kind", "suggestion", "score")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def find_suspects(
     workers: int | None = None,
     store: str | os.PathLike[str] | None = None,
     exif: Exif = "ignore",
+    report: Callable[[str], None] = logger.info,
 ) -> list[Suspect]:
     """List the images of a labeled data set, or of several splits of one, that should be looked at again.
 
@@ -95,6 +101,7 @@ def find_suspects(
         workers: Threads that prepare images.
         store: A folder that keeps the embeddings of images for later calls.
         exif: "apply" turns images as their EXIF orientation says; "ignore" does as the original.
+        report: Called with a sentence about how far the heads that judge the labels can be trusted.
 
     Returns:
         Suspects by kind, the surest of each kind first.
@@ -125,6 +132,7 @@ def find_suspects(
     places, probabilities = held_out_probabilities(
         zero_shot_logits(model, embeds, texts).cpu(), embeds, targets, folds, seed
     )
+    report(_trust((probabilities.argmax(1) == targets[places]).double().mean().item()))
     owners = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
 
     def suspect(place: int, kind: str, suggestion: str, score: float, other: int | None = None) -> Suspect:
@@ -146,6 +154,14 @@ def find_suspects(
     found += [suspect(place, "outlier", "", score) for place, score in zip(far.tolist(), scores.tolist(), strict=True)]
     kinds = ("label", "conflict", "split", "outlier")
     return sorted(found, key=lambda one: (kinds.index(one.kind), -abs(one.score)))
+
+
+def _trust(agreement: float) -> str:
+    """Return a sentence about heads that agree with this share of the labels of images they have not seen."""
+    told = f"the heads agree with {agreement:.0%} of the labels of images that they have not seen"
+    if agreement >= TRUSTED:
+        return told
+    return f"{told}, too few to trust: most of the labels that they doubt are right, unless as many labels are wrong"
 
 
 def wrong_labels(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from .head import NONE_LABEL, Calibration, ClassifierHead, Mode, probabilities
 FOLDS = 5
 LEAST_OF_A_LABEL = 10  # images of a label before it gets an offset of its own
 LEAST_FOR_FOLDS = 20
+LITTLE = 0.25  # times that a background counts where its texts tell little
 NOISY = 100  # an expected calibration error of fewer images is mostly noise
 FREE = 10.0  # deviation of the prior of what all labels share
 SMALLEST = 1e-12
@@ -80,7 +81,7 @@ def calibrate_head(
     least, chosen = _thresholds(head, after, targets, places, precision, recall)
     report["wanted"] = {name: share for name, share in (("precision", precision), ("recall", recall)) if share}
     report["thresholds"] = {name: asdict(threshold) for name, threshold in chosen.items()}
-    report["notes"] = _notes(head, report, chosen, targets)
+    report["notes"] = _notes(head, report, chosen, targets, weight)
     strangeness, right = _strangeness(before, places, mode)
     calibration = Calibration(temperature, weight, offsets.float(), least, strangeness, right, report)
     return replace(head, calibration=calibration)
@@ -261,9 +262,16 @@ def _by_label(head: ClassifierHead, values: Sequence[Any]) -> dict[str, Any]:
     return {str(label): value for label, value in zip(head.labels, values, strict=True)}
 
 
-def _notes(head: ClassifierHead, report: dict[str, Any], chosen: dict[str, Threshold], targets: Tensor) -> list[str]:
+def _notes(
+    head: ClassifierHead, report: dict[str, Any], chosen: dict[str, Threshold], targets: Tensor, weight: float
+) -> list[str]:
     """List the limits of a calibration by so many images, a sentence each."""
     notes = []
+    if head.mode != "one" and weight < LITTLE:
+        notes.append(
+            f"the background counts {weight:.2f} times: its texts, {listing(head.background, 5)}, tell little about "
+            "these images: name others"
+        )
     few = [f"{label} {count}" for label, count in report["examples"].items() if count < LEAST_OF_A_LABEL]
     if few:
         notes.append(

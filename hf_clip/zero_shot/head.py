@@ -64,7 +64,7 @@ class Calibration:
 
     Args:
         temperature: Logits are divided by it.
-        background_weight: The share of the background that is subtracted in the mode "each".
+        background_weight: The logit of the background is multiplied by it, in the modes "any" and "each".
         offsets: Added after the division (columns,).
         thresholds: The least score of each label (labels,) with which it is taken; the mode's default unless given.
         conformal_scores: How strange the right column of each labeled image was, 1 minus its uncalibrated probability
@@ -393,6 +393,8 @@ def probabilities(
     """Turn evidence (images, columns) into probabilities; see `ClassifierHead.scores`."""
     if mode == "each":
         evidence = evidence[:, :-1] - background_weight * evidence[:, -1:]
+    elif mode == "any" and not (isinstance(background_weight, float) and background_weight == 1):
+        evidence = with_column(evidence[:, :-1], background_weight * evidence[:, -1])
     if offsets is not None:
         evidence = evidence / temperature + like(offsets, evidence)
     return sigmoid(evidence) if mode == "each" else softmax(evidence)

@@ -70,7 +70,11 @@ def test_decisions_on_the_command_line(data, repositories, capsys):
     assert run(*arguments, "--each", "--threshold", 0) == 0
     assert ": a blue square, a red circle  (" in capsys.readouterr().out
     assert run(*arguments, "--none", "--background", "a photo,a drawing", "--threshold", 1) == 0
-    assert ": none of these  (" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert ": none of these  (" in shown.out
+    assert "is a guess" not in shown.err
+    assert run(*arguments, "--none") == 0
+    assert "'none of these' by the default background is a guess: name with --background" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 
 from support.commands import run
@@ -18,6 +19,7 @@ def test_suspects_of_two_splits(repositories, tmp_path, capsys):
     found = {(row["kind"], row["path"].removeprefix(f"{tmp_path}/")) for row in rows}
     assert ("conflict", "train/red_circle/9.png") in found
     assert ("split", "test/blue_square/0.png") in found
+    assert re.search(r"the heads agree with \d+% of the labels of images that they have not seen", said.err)
     assert "of 17 images are nearly the same as one of another data set" in said.err
     assert "red_circle/9.png" in page.read_text(encoding="utf-8")
     assert run(*arguments) == 1

@@ -88,7 +88,9 @@ def relabeled(rows, *places):
 
 
 def test_wrong_labels_come_with_the_right_one(repositories, photos, known):
-    found = find_suspects(*load(repositories["tiny ViT"]), relabeled(photos, 3, 20), threshold=1.0)
+    told = []
+    found = find_suspects(*load(repositories["tiny ViT"]), relabeled(photos, 3, 20), threshold=1.0, report=told.append)
+    assert len(told) == 1
     named = {one.row.name: (one.label, one.suggestion) for one in found if one.kind == "label"}
     assert named == {
         photos[3].name: ("red circle", "blue square"),
@@ -135,3 +137,10 @@ def test_bad_input_is_one_sentence(repositories, photos, known):
         find_suspects(*model, [photos, other])
     with pytest.raises(DataError, match="has one class, one"):
         find_suspects(*model, dataclasses.replace(photos, rows=photos.rows[:12], labels=["one"]))
+
+
+@pytest.mark.parametrize(("agreement", "trusted"), [(0.95, True), (0.72, False)])
+def test_heads_that_are_often_wrong_are_not_trusted(agreement, trusted):
+    told = suspects_module._trust(agreement)
+    assert told.startswith(f"the heads agree with {agreement:.0%} of the labels")
+    assert ("too few to trust" in told) != trusted

@@ -41,6 +41,18 @@ def test_finds_temperature_and_shared_offsets(mode, offsets):
     assert error["after"] < 0.03 < 0.05 < error["before"]
 
 
+def test_a_background_that_tells_nothing_is_left_out():
+    generator = torch.Generator().manual_seed(0)
+    evidence = 4 * torch.randn(2000, len(LABELS) + 1, generator=generator)
+    truth = torch.cat([evidence[:, :-1], torch.full((2000, 1), 1.5)], 1).softmax(-1)
+    places = torch.multinomial(truth, 1, generator=generator)[:, 0]
+    targets = torch.nn.functional.one_hot(places, len(LABELS) + 1)[:, : len(LABELS)].bool()
+    calibration = calibrate_head(head("any"), evidence, targets).calibration
+    assert calibration.background_weight == pytest.approx(0, abs=0.1)
+    assert calibration.offsets[-1].item() == pytest.approx(1.5, abs=0.25)
+    assert any("tell little about these images" in note for note in calibration.report["notes"])
+
+
 def test_labels_get_offsets_where_the_images_allow():
     evidence, targets = drawn("one", 1000, 1.0, [2.0, 0, -1])
     calibration = calibrate_head(head(), evidence, targets).calibration
