@@ -1,9 +1,11 @@
 """Rows of images with captions or a label, whatever they are read from."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
+
+import numpy as np
 
 from .errors import DataError
 from .images import Exif, ImageRef
@@ -28,17 +30,19 @@ LABEL_COLUMNS = ("label", "labels", "class", "cls", "category")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image with its captions or its label.
+    """One image with its captions, its label, or the labels of several classes.
 
     Args:
         image: Where the image lies; nothing is read before `open`.
         texts: The captions; empty where only a label is known.
         label: The place of the class in `Rows.labels`.
+        classes: The places of all classes that the image shows, maybe none, where an image may show several.
     """
 
     image: ImageRef
     texts: tuple[str, ...] = ()
     label: int | None = None
+    classes: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -79,6 +83,18 @@ class Rows(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
+    @property
+    def is_multilabel(self) -> bool:
+        """Return True if an image may show several classes."""
+        return any(row.classes is not None for row in self.rows)
+
+    def multi_hot(self) -> np.ndarray:
+        """Return 1 where an image of a multi-label data set shows a class, else 0: float32 (images, classes)."""
+        targets = np.zeros((len(self.rows), len(self.labels)), np.float32)
+        for number, row in enumerate(self.rows):
+            targets[number, list(row.classes or ())] = 1
+        return targets
+
     def grouped(self) -> "Rows":
         """Join the rows of one file into one row with the captions of all, as retrieval counts images."""
         texts: dict[Any, list[str]] = {}
@@ -87,7 +103,7 @@ class Rows(Sequence[Row]):
             key = number if row.image.in_memory else row.image.key
             first.setdefault(key, row)
             texts.setdefault(key, []).extend(row.texts)
-        rows = [Row(row.image, tuple(texts[key]), row.label) for key, row in first.items()]
+        rows = [replace(row, texts=tuple(texts[key])) for key, row in first.items()]
         return Rows(rows, self.labels, self.templates, self.name)
 
 
@@ -134,6 +150,9 @@ def make_rows(
             f"{name} has the columns {', '.join(columns)}, none of them for {lacking}: call one {', '.join(known)}, "
             f"or pass {lacking.split()[0]}_column="
         )
+    several = [mapping.get(label) for mapping in mappings if label is not None]
+    if isinstance(several[0] if several else None, MultiHot):
+        return _multilabel(mappings, several, name, image, labels, templates, folder, allow_schemes)
     values = [
         None if label is None else clean_label(mapping.get(label), f"row {number} of {name}")
         for number, mapping in enumerate(mappings, 1)
@@ -149,6 +168,31 @@ def make_rows(
             raise DataError(f"{where} has neither caption nor label: give one, or remove the row")
         source = _reference(mapping[image], folder, where, allow_schemes)
         rows.append(Row(source, texts, _place(value, places, len(labels), where)))
+    return Rows(rows, labels, list(templates), name)
+
+
+class MultiHot(tuple):
+    """0 or 1 for each class, of an image that may show several."""
+
+
+def _multilabel(
+    mappings: Sequence[Mapping[str, Any]],
+    values: Sequence[Any],
+    name: str,
+    image: str,
+    labels: Sequence[str],
+    templates: Sequence[str],
+    folder: Path | None,
+    schemes: Collection[str],
+) -> Rows:
+    labels = list(labels) or [str(place) for place in range(len(values[0]))]
+    rows = []
+    for number, (mapping, value) in enumerate(zip(mappings, values, strict=True), 1):
+        where = f"row {number} of {name}"
+        if not isinstance(value, MultiHot) or len(value) != len(labels) or not set(value) <= {0, 1}:
+            raise DataError(f"{where} has no 0 or 1 for each of {len(labels)} classes: give each image such a list")
+        places = tuple(place for place, shown in enumerate(value) if shown)
+        rows.append(Row(_reference(mapping[image], folder, where, schemes), (), None, places))
     return Rows(rows, labels, list(templates), name)
 
 
@@ -189,4 +233,4 @@ def _reference(value: Any, folder: Path | None, where: str, schemes: Collection[
     return image
 
 
-__all__ = ["DataError", "Row", "Rows", "make_rows"]
+__all__ = ["DataError", "MultiHot", "Row", "Rows", "make_rows"]

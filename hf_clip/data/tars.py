@@ -1,5 +1,6 @@
 """Tar archives in the layout of webdataset: the files of one sample share a name up to the first dot."""
 
+import io
 import json
 import os
 import re
@@ -9,24 +10,32 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ..utils.text import as_line
 from .images import IMAGE_SUFFIXES, ImageRef, read_span
-from .rows import TEXT_COLUMNS, DataError
+from .rows import TEXT_COLUMNS, DataError, MultiHot
+
+SIDECARS = ("json", "txt", "cls")  # suffixes of what is said of an image
 
 
-def read_tars(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def read_tars(paths: Sequence[Path], several: bool = False) -> Iterator[dict[str, Any]]:
     """Yield `image`, and `text` or `label` if known, of the samples in archives; images are located, not read.
 
     Lines of a `.txt` are captions. A `.cls` holds a label, a `.json` an object with captions or a label. A sample
     without an image such as `x.jpg` has one for each part, such as `x.input.jpg`.
 
+    Args:
+        paths: The archives.
+        several: Read labels of images that show several classes: a `.npy` of 0 or 1 for each, as clip_benchmark has
+            them of VOC 2007. Any other `.npy` is passed over.
+
     Raises:
         DataError: An archive is compressed, cut short, or no tar.
     """
     for path in tqdm(paths, desc="archives", unit="archive", delay=2):
-        yield from _samples(path)
+        yield from _samples(path, (*SIDECARS, "npy") if several else SIDECARS)
 
 
 def find_image(name: str, folder: str = "", schemes: Collection[str] = ()) -> ImageRef:
@@ -57,7 +66,7 @@ def _reference(archive: str | os.PathLike[str], info: tarfile.TarInfo) -> ImageR
     return ImageRef(os.fspath(archive), name, as_line(name), span=(info.offset_data, info.size))
 
 
-def _samples(path: Path) -> Iterator[dict[str, Any]]:
+def _samples(path: Path, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
     key, sample = None, {}
     for member in _members(path):
         folder, _, file = member.name.rpartition("/")
@@ -71,7 +80,7 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
             sample["image"] = member
         elif f".{suffix.lower().rpartition('.')[2]}" in IMAGE_SUFFIXES:
             sample[suffix] = member
-        elif suffix.lower() in ("txt", "cls", "json"):
+        elif suffix.lower() in kinds:
             sample[suffix.lower()] = member
     yield from _rows_of(sample, path)
 
@@ -99,7 +108,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
 
 def _columns(sample: dict[str, tarfile.TarInfo], path: Path) -> dict[str, Any]:
     columns: dict[str, Any] = {"image": _reference(path, sample["image"]), "text": None, "label": None}
-    texts = {kind: _content(path, sample[kind]) for kind in ("json", "txt", "cls") if kind in sample}
+    texts = {kind: _content(path, sample[kind]) for kind in (*SIDECARS, "npy") if kind in sample}
     try:
         if "json" in texts:
             known = json.loads(texts["json"])
@@ -109,9 +118,18 @@ def _columns(sample: dict[str, tarfile.TarInfo], path: Path) -> dict[str, Any]:
             columns["text"] = texts["txt"].decode().splitlines()
         if "cls" in texts:
             columns["label"] = texts["cls"].decode().strip()
+        if columns["text"] is None and columns["label"] is None and "npy" in texts:
+            columns["label"] = multi_hot(texts["npy"])
     except (ValueError, AttributeError) as error:
         raise DataError(f"{columns['image'].name} comes with a text that cannot be read: {error}") from error
     return columns
+
+
+def multi_hot(content: bytes) -> MultiHot | None:
+    """Read the vector of a .npy file, without pickle; return None if it holds anything else than 0 and 1."""
+    found = np.load(io.BytesIO(content), allow_pickle=False)
+    is_label = found.ndim == 1 and bool(np.isin(found, (0, 1)).all())
+    return MultiHot(found.astype(int).tolist()) if is_label else None
 
 
 def _content(path: Path, info: tarfile.TarInfo) -> bytes:

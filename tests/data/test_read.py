@@ -1,3 +1,5 @@
+import io
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -9,6 +11,8 @@ from support.data_sets import (
     captions,
     class_folders,
     files,
+    multilabel_wds,
+    npy,
     pairs_tar,
     write_csv,
     write_jsonl,
@@ -26,7 +30,29 @@ def folder(tmp_path: Path) -> Path:
     return class_folders(tmp_path / "folder")
 
 
+def beside(folder: Path) -> Path:
+    """Write the caption of each image into a .txt of its name."""
+    for file, row in zip(files(folder), captions(folder), strict=True):
+        file.with_suffix(".txt").write_text(row["text"])
+    return folder
+
+
+def coco(folder: Path) -> Path:
+    """Write the captions as COCO's annotations, in a folder beside that of the images."""
+    folder.rename(folder.with_name("val2017"))
+    folder.with_name("annotations").mkdir()
+    rows = captions(folder.with_name("val2017"))
+    images = [{"id": 7 + place, "file_name": row["image"]} for place, row in enumerate(rows)]
+    annotations = [{"image_id": 7 + place, "caption": row["text"]} for place, row in enumerate(rows)]
+    path = folder.with_name("annotations") / "captions_val2017.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    folder.symlink_to("val2017")  # where the test looks for the images
+    return path
+
+
 LAYOUTS = {
+    "texts beside": beside,
+    "coco": coco,
     "csv": lambda folder: write_csv(folder / "pairs.csv", captions(folder)),
     "tsv": lambda folder: write_csv(folder / "pairs.tsv", captions(folder), "\t"),
     "jsonl": lambda folder: write_jsonl(folder / "pairs.jsonl", captions(folder)),
@@ -57,6 +83,56 @@ def test_every_layout_gives_the_same_pairs(layout: str, folder: Path):
     assert [row.texts for row in rows] == [(row["text"],) for row in expected]
     for row, file in zip(rows, files(folder), strict=True):
         assert np.array_equal(row.open(), picture_of(file))
+
+
+def test_texts_beside_images_are_for_all_or_none(folder: Path):
+    """A few of them are not captions, or were forgotten."""
+    beside(folder)
+    files(folder)[0].with_suffix(".txt").write_text("one\n\ntwo\n")
+    assert read_rows(folder)[0].texts == ("one", "two")
+    renamed = [
+        file.parent.rename(folder / name) for file, name in zip(files(folder)[::3], ("train", "test"), strict=True)
+    ]
+    with pytest.raises(DataError, match=r"holds splits \(test, train\): give one of them"):
+        read_rows(folder)
+    for path, name in zip(renamed, ("blue_square", "red_circle"), strict=True):
+        path.rename(folder / name)
+    files(folder)[3].with_suffix(".txt").unlink()
+    with pytest.raises(DataError, match=r"1 of 6 images in .* have no .txt beside them, such as .*0.png"):
+        read_rows(folder)
+    for file in folder.rglob("*.txt"):
+        file.rename(file.with_name(f"notes-{file.name}"))
+    assert read_rows(folder).labels == ["blue square", "red circle"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "is no JSON of captions as COCO's"),
+        ('{"images": [], "annotations": []}', "has no captions"),
+        ('{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "which its images do not list"),
+        (
+            '{"images": [{"id": 1, "file_name": "x.jpg"}], "annotations": [{"image_id": 1, "caption": "x"}]}',
+            "is in none of",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "../c.json"}], "annotations": [{"image_id": 1, "caption": "x"}]}',
+            "lies outside of",
+        ),
+    ],
+)
+def test_a_broken_annotation_file_is_named(tmp_path: Path, content: str, message: str):
+    (tmp_path / "in").mkdir()
+    for path in (tmp_path / "c.json", tmp_path / "in" / "c.json"):
+        path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / "in" / "c.json")
+
+
+def test_an_address_of_the_hub_is_checked():
+    for address in ("hf://models/a/b", "hf://datasets/b"):
+        with pytest.raises(DataError, match="is no data set of the Hub"):
+            read_rows(address)
 
 
 def test_class_folders_become_labels(folder: Path):
@@ -102,6 +178,26 @@ def test_several_captions_and_json_come_from_a_tar(folder: Path, tmp_path: Path)
         ("b/1.json", b'{"caption": "three"}'),
     ]
     assert [row.texts for row in read_rows(write_tar(tmp_path / "x.tar", members))] == [("one", "two"), ("three",)]
+
+
+def test_labels_of_several_classes_come_from_a_tar(folder: Path, tmp_path: Path):
+    """A .npy of anything else says nothing, and one of another length is refused."""
+    rows = read_rows(multilabel_wds(tmp_path / "wds") / "test")
+    assert rows.labels == ["blue square", "red circle"]
+    assert [row.classes for row in rows] == [(), (0,), (1,), (0, 1)] * 2
+    assert rows.is_multilabel
+    assert rows.multi_hot().tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]] * 2
+    image = files(folder)[0].read_bytes()
+    embedded = [("a.png", image), ("a.npy", npy([0.5, 0.1])), ("a.txt", b"text")]
+    assert read_rows(write_tar(tmp_path / "x.tar", embedded))[0].texts == ("text",)
+    for second in (npy([1, 0, 0]), npy([0.5, 0.1])):
+        members = [("a.png", image), ("a.npy", npy([0, 1])), ("b.png", image), ("b.npy", second)]
+        with pytest.raises(DataError, match=r"row 2 of .* has no 0 or 1 for each of 2 classes"):
+            read_rows(write_tar(tmp_path / "y.tar", members))
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}], object), allow_pickle=True)
+    with pytest.raises(DataError, match="comes with a text that cannot be read"):
+        read_rows(write_tar(tmp_path / "z.tar", [("a.png", image), ("a.npy", pickled.getvalue())]))
 
 
 def test_parts_of_a_sample_are_images_where_it_has_no_other(folder: Path, tmp_path: Path):

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 CLASSES = ["blue_square", "red_circle"]
@@ -119,3 +120,22 @@ def captioned_wds(root: Path, name: str = "flickr30k") -> Path:
         for number, color in enumerate(colors)
     ]
     return wds_folder(root, name, samples)
+
+
+def multilabel_wds(root: Path, name: str = "voc2007_multilabel") -> Path:
+    """Two classes, of which an image shows none, one or both, as clip_benchmark stores VOC 2007."""
+    samples = [
+        {
+            "jpg": png(picture((150 * (number & 1), 90, 150 * (number >> 1 & 1)), number), "jpeg"),
+            "npy": npy([number & 1, number >> 1 & 1]),
+        }
+        for number in range(8)
+    ]
+    names = [name.replace("_", " ") for name in CLASSES]
+    return wds_folder(root, name, samples, classnames=names, zeroshot_classification_templates=["a photo of a {c}."])
+
+
+def npy(values: list) -> bytes:
+    content = io.BytesIO()
+    np.save(content, np.array(values))
+    return content.getvalue()
