@@ -77,6 +77,8 @@ def zero_shot(
 ) -> None:
     """Measure zero-shot classification: accuracy, and recall by class.
 
+    Where an image may show several classes, mean average precision is measured instead.
+
     Example: hf-clip evaluate zero-shot photos --model clip-vit-base-patch32
     """
     if templates and prompts:
@@ -303,14 +305,14 @@ def show(results: Sequence["Result"], options: Measured) -> None:
     """Print results, and draw them if asked to."""
     print_results(results, options.as_json)
     if options.plot is not None:
-        from ..evaluation.results import chance_of, size_of
+        from ..evaluation.results import size_of_settings
         from ..plots.evaluations import draw_evaluation
 
         for result in results:
             file = file_of(options.plot, result.model, [other.model for other in results])
-            images, classes, texts = (result.settings.get(name, 0) for name in ("images", "classes", "texts"))
-            title = f"{result.dataset}: {Path(result.model).name}\n{size_of(images, classes, texts)}"
-            draw_evaluation(title, result.details, file, chance_of(images, classes))
+            size, chance = size_of_settings(result.settings)
+            title = f"{result.dataset}: {Path(result.model).name}\n{size}"
+            draw_evaluation(title, result.details, file, chance)
             say(f"drawn: {file}", err=True)
 
 

@@ -186,7 +186,8 @@ def data_fingerprint(rows: Rows) -> str:
     """Return a short digest of the names, sizes, labels and captions of a data set, which changes with any of them."""
     digest = hashlib.sha256(repr(rows.labels).encode())
     for row in rows:
-        digest.update(repr((_file(row), row.label, row.texts)).encode())
+        several = () if row.classes is None else (row.classes,)
+        digest.update(repr((_file(row), row.label, row.texts, *several)).encode())
     return digest.hexdigest()[:16]
 
 

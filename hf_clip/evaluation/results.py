@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..data.rows import Rows
 from ..metrics.outcomes import Outcomes, bootstrap_difference, paired_difference, proportion_interval
 from ..utils.files import replacing
@@ -20,6 +22,7 @@ FEW_IMAGES = 30
 # the metric of each task that decides between models
 MAIN = {
     "zeroshot_classification": "acc1",
+    "zeroshot_multilabel": "mean_average_precision",
     "zeroshot_retrieval": "mean_recall@1",
     "linear_probe": "lp_acc1",
     "few_shot": "acc1",
@@ -37,7 +40,7 @@ class Result:
     Args:
         dataset: The data set's name.
         task: `zeroshot_classification`, `zeroshot_retrieval` or `linear_probe`, as clip_benchmark calls them; or
-            `few_shot`.
+            `zeroshot_multilabel`, `few_shot`.
         model: The folder or Hub id.
         metrics: Fractions by name.
         outcomes: The metrics image by image, from which models are compared.
@@ -161,8 +164,8 @@ def comparison(results: Sequence[Result]) -> "Table":
             first.settings.get("data"),
         ):
             raise ValueError(f"results are of {first.dataset} and {other.dataset}: compare models on the same data")
-    size = [first.settings.get(name, 0) for name in ("images", "classes", "texts")]
-    table = Table("metric", title=cell(f"{short_path(first.dataset)}: {first.task}, {size_of(*size)}"))
+    size = size_of_settings(first.settings)[0]
+    table = Table("metric", title=cell(f"{short_path(first.dataset)}: {first.task}, {size}"))
     notes = ["95 % confidence intervals in brackets"]
     if len(results) > 1:
         notes[:0] = ["differences from the first model"]
@@ -189,10 +192,17 @@ def difference(first: Result, second: Result, name: str) -> tuple[float, float, 
     return bootstrap_difference(*outcomes)
 
 
-def size_of(images: int, classes: int | None = None, texts: int | None = None) -> str:
+def size_of(images: int, classes: int | None = None, texts: int | None = None, chance: float | None = None) -> str:
     """Describe the size of a data set, and the chance level of its main metric."""
     kinds = f", {classes:,} classes" if classes else f", {texts:,} texts" if texts else ""
-    return f"{images:,} images{kinds}, chance {chance_of(images, classes):.4f}"
+    return f"{images:,} images{kinds}, chance {chance_of(images, classes) if chance is None else chance:.4f}"
+
+
+def size_of_settings(settings: Mapping[str, Any]) -> tuple[str, float]:
+    """Describe the size of a data set by the settings of its result, and return the chance level."""
+    images, classes, texts = (settings.get(name, 0) for name in ("images", "classes", "texts"))
+    chance = settings.get("chance", chance_of(images, classes))
+    return size_of(images, classes, texts, chance), chance
 
 
 def chance_of(images: int, classes: int | None = None) -> float:
@@ -200,8 +210,16 @@ def chance_of(images: int, classes: int | None = None) -> float:
     return 1 / (classes or images or 1)
 
 
+def chance_of_several(targets: np.ndarray) -> float:
+    """Return the mean average precision of guessing, given 0 or 1 (images, classes): the share of a class's images."""
+    shares = targets.mean(0)
+    return float(shares[shares > 0].mean()) if targets.any() else 0.0
+
+
 def size_of_rows(rows: Rows) -> str:
     """Describe the size of a data set as `size_of` does, before it is measured."""
+    if rows.is_multilabel:
+        return size_of(len(rows), len(rows.labels), chance=chance_of_several(rows.multi_hot()))
     texts = sum(len(row.texts) for row in rows)
     return size_of(len(rows.grouped()), None if texts else len(rows.labels), texts)
 
@@ -222,4 +240,15 @@ def _cell(first: Result, second: Result, name: str) -> str:
     return f"{value}\n{found[0]:+.4f} [{found[1]:+.4f}, {found[2]:+.4f}]"
 
 
-__all__ = ["Result", "ResultsError", "chance_of", "comparison", "difference", "read_result", "size_of", "size_of_rows"]
+__all__ = [
+    "Result",
+    "ResultsError",
+    "chance_of",
+    "chance_of_several",
+    "comparison",
+    "difference",
+    "read_result",
+    "size_of",
+    "size_of_rows",
+    "size_of_settings",
+]

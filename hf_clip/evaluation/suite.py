@@ -13,7 +13,7 @@ from ..data.wds import find_wds, read_wds
 from ..embedding.identity import name_of
 from ..utils.text import cell, listing, short_path
 from .prompt_sets import prompts
-from .results import Result, chance_of, read_result, size_of
+from .results import Result, read_result, size_of_settings
 from .tasks import prompt_settings, retrieval, settings_of, zero_shot
 
 if TYPE_CHECKING:
@@ -181,8 +181,7 @@ def compare(results: Sequence[Result], checkpoint: str | None) -> list[Compariso
     for result in results:
         entry = known.get(result.dataset, {"metric": next(iter(result.metrics)), "values": {}})
         published = None if checkpoint is None else entry["values"].get(checkpoint)
-        size = size_of(*(result.settings.get(name, 0) for name in ("images", "classes", "texts")))
-        chance = chance_of(result.settings.get("images", 0), result.settings.get("classes"))
+        size, chance = size_of_settings(result.settings)
         measured = result.metrics[entry["metric"]]
         found.append(Comparison(result.dataset, entry["metric"], measured, published, size, chance))
     return found

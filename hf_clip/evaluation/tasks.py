@@ -19,14 +19,14 @@ from ..data.read import read_rows
 from ..data.rows import DataError, Rows
 from ..embedding.identity import image_probe, name_of
 from ..embedding.texts import embed_texts
-from ..metrics.classification import class_ranks, classification_outcomes
+from ..metrics.classification import class_ranks, classification_outcomes, mean_average_precision
 from ..metrics.outcomes import means
 from ..metrics.retrieval import RECALL_AT, retrieval_outcomes, retrieval_ranks, with_mean_recall
 from ..model.modeling_hf_clip_base import normalize as unit_length
 from ..zero_shot.prompts import TEMPLATE, as_templates, embed_labels
 from ..zero_shot.scoring import check_model, zero_shot_logits
 from .embeddings import data_fingerprint, image_embeds, readable_image_embeds
-from .results import Result
+from .results import Result, chance_of_several
 
 PROBE_VALUES = 16
 WORST = 20
@@ -63,7 +63,8 @@ def zero_shot(
         strict: Raise UnreadableImageError for an image that cannot be read; False leaves it out with a warning.
 
     Returns:
-        A result with acc1, acc5 (from five classes on) and mean_per_class_recall.
+        A result with acc1, acc5 (from five classes on) and mean_per_class_recall; where an image may show several
+        classes, with mean_average_precision.
 
     Raises:
         DataError: An image has no label, or the names are not as many as the classes.
@@ -74,8 +75,10 @@ def zero_shot(
         0.9
     """
     rows = to_rows(data)
-    names, templates = class_names(rows, labels), chosen_templates(rows, templates)
+    names, templates = class_names(rows, labels, several=True), chosen_templates(rows, templates)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "store": store, "exif": exif}
+    if rows.is_multilabel:
+        return _multilabel(model, processor, rows, names, templates, dataset or rows.name, strict=strict, **options)
     answers = classify_rows(model, processor, rows, names, templates, strict=strict, **options)
     outcomes = classification_outcomes(answers.ranks, answers.targets, len(names))
     counts = {"classes": len(names), "templates": len(templates), **prompt_settings(rows, names, templates)}
@@ -87,6 +90,47 @@ def zero_shot(
         outcomes,
         class_details(answers.found, answers.targets, names),
         settings_of(model, processor, answers.rows, exif) | counts,
+    )
+
+
+def _multilabel(
+    model: Any,
+    processor: Any,
+    rows: Rows,
+    names: Sequence[Any],
+    templates: Sequence[str],
+    dataset: str,
+    *,
+    batch_size: int,
+    strict: bool,
+    exif: Exif,
+    **options: Any,
+) -> Result:
+    check_model(model)
+    class_embeds = embed_classes(model, processor, names, templates)
+    rows, embeds = embed_rows(model, processor, rows, strict, batch_size=batch_size, exif=exif, **options)
+    scores, targets = (
+        torch.cat(list(score(model, embeds, class_embeds, batch_size))),
+        torch.from_numpy(rows.multi_hot()),
+    )
+    shown = [place for place in range(len(names)) if targets[:, place].any()]
+    if not shown:
+        raise DataError(f"no image of {rows.name} shows a class: give labels, or other images")
+    texts = [name if isinstance(name, str) else name[0] for name in names]
+    precisions = {
+        f"{place} {texts[place]}": mean_average_precision(scores[:, [place]], targets[:, [place]]) for place in shown
+    }
+    counts = {"classes": len(names), "templates": len(templates), "chance": chance_of_several(targets.numpy())}
+    return Result(
+        dataset,
+        "zeroshot_multilabel",
+        name_of(model),
+        {"mean_average_precision": mean_average_precision(scores, targets)},
+        details={
+            "per_class_average_precision": dict(sorted(precisions.items(), key=lambda each: each[1])),
+            "classes_without_images": [texts[place] for place in range(len(names)) if place not in shown],
+        },
+        settings=settings_of(model, processor, rows, exif) | counts | prompt_settings(rows, names, templates),
     )
 
 
@@ -237,7 +281,7 @@ class ZeroShotSet:
     def __post_init__(self) -> None:
         """Read the rows if they are a path."""
         self.rows = to_rows(self.rows)
-        if any(row.label is None for row in self.rows):
+        if any(row.label is None and row.classes is None for row in self.rows):
             raise DataError(f"{self.rows.name} has images without a label: a watched set needs one for each")
 
     def __call__(self, model: Any, processor: Any) -> Result:
@@ -258,9 +302,20 @@ def to_rows(data: Any, **options: Any) -> Rows:
     return data if isinstance(data, Rows) else read_rows(data, **options)
 
 
-def class_names(rows: Rows, labels: Sequence[Any] | None) -> list[Any]:
-    """Return a name for each class of labeled images; raise DataError if there are not as many labels as classes."""
-    if without := next((row.name for row in rows if row.label is None), None):
+def class_names(rows: Rows, labels: Sequence[Any] | None, several: bool = False) -> list[Any]:
+    """Return a name for each class of labeled images.
+
+    Args:
+        rows: The images.
+        labels: The names, where they are not those of the data.
+        several: Admit images of several classes.
+
+    Raises:
+        DataError: An image has no label, or several, or there are not as many labels as classes.
+    """
+    if rows.is_multilabel and not several:
+        raise DataError(f"an image of {rows.name} may show several classes: give data with one label for each")
+    if without := next((row.name for row in rows if row.label is None and row.classes is None), None):
         raise DataError(f"{without} has no label: give it one, or leave it out")
     if not labels:
         check_words(rows.labels, rows.name)
@@ -323,7 +378,7 @@ def chosen_templates(rows: Rows, templates: str | Sequence[str] | None) -> list[
 
 def prompt_settings(rows: Rows, labels: Sequence[Any] | None, templates: str | Sequence[str] | None) -> dict[str, str]:
     """Return a digest of the class names and templates, by which a saved result is matched."""
-    prompts = (class_names(rows, labels), chosen_templates(rows, templates))
+    prompts = (class_names(rows, labels, several=True), chosen_templates(rows, templates))
     return {"prompts": hashlib.sha256(repr(prompts).encode()).hexdigest()[:16]}
 
 

@@ -25,6 +25,7 @@ def draw_evaluation(title: str, details: Mapping[str, Any], output: Path, chance
 
     panels: dict[str, Callable[[Any, Any], None]] = {
         "per_class_recall": partial(_classes, chance=chance),
+        "per_class_average_precision": partial(_classes, chance=chance, kind="average precision"),
         "confusions": _confusions,
         "recall": _curves,
         "sweep": partial(_sweep, chance=chance),
@@ -32,7 +33,7 @@ def draw_evaluation(title: str, details: Mapping[str, Any], output: Path, chance
     drawn = [(draw, details[name]) for name, draw in panels.items() if details.get(name)]
     if not drawn:
         raise ValueError(f"the result of {title} has nothing to draw: evaluate again without --resume")
-    bars = min(len(details.get("per_class_recall", ())), MAX_BARS)
+    bars = min(max(len(details.get(name, ())) for name in panels if name.startswith("per_class")), MAX_BARS)
     figure = Figure((6.2 * len(drawn), max(4.2, 0.19 * bars + 1)), dpi=130, layout="constrained")
     figure.suptitle(title, fontsize=10, parse_math=False)
     for axis, (draw, values) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
@@ -95,7 +96,7 @@ def draw_benchmark(rows: Mapping[str, Sequence[Any]], tolerance: float | None, o
     save_figure(figure, output)
 
 
-def _classes(axis: Any, recall: Mapping[str, float], chance: float | None) -> None:
+def _classes(axis: Any, recall: Mapping[str, float], chance: float | None, kind: str = "recall") -> None:
     names = list(recall)[:MAX_BARS]
     axis.barh(range(len(names)), [1] * len(names), color=BAR_BACKGROUND)
     axis.barh(range(len(names)), [recall[name] for name in names], color=BAR)
@@ -103,7 +104,7 @@ def _classes(axis: Any, recall: Mapping[str, float], chance: float | None) -> No
         range(len(names)), [shortened(name.partition(" ")[2]) for name in names], fontsize=7, parse_math=False
     )
     rest = f" (the worst {MAX_BARS} of {len(recall)})" if len(recall) > MAX_BARS else ""
-    axis.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="recall", title=f"by class{rest}")
+    axis.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel=kind, title=f"by class{rest}")
     if chance is not None:
         axis.axvline(chance, label="chance", **CHANCE_LINE)
         axis.legend(fontsize=7, loc="lower right")

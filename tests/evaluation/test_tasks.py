@@ -5,7 +5,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
-from support.data_sets import captions, class_folders, labeled_wds
+from support.data_sets import captions, class_folders, labeled_wds, multilabel_wds
 from support.photos import load
 
 from hf_clip.data.images import ImageRef, UnreadableImageError
@@ -15,10 +15,11 @@ from hf_clip.data.wds import read_wds
 from hf_clip.embedding import images
 from hf_clip.embedding.images import embed_images
 from hf_clip.embedding.texts import embed_texts
-from hf_clip.evaluation import comparison, embeddings, read_result, retrieval, zero_shot
+from hf_clip.evaluation import comparison, embeddings, linear_probe, read_result, retrieval, zero_shot
 from hf_clip.evaluation.results import ResultsError, difference
 from hf_clip.evaluation.tasks import embed_classes, score
-from hf_clip.metrics import retrieval_metrics
+from hf_clip.few_shot.classifier import FewShotClassifier
+from hf_clip.metrics import mean_average_precision, retrieval_metrics
 from hf_clip.zero_shot.classifier import ZeroShotClassifier
 
 TEMPLATES = ["a photo of a {}.", "a {}"]
@@ -55,6 +56,22 @@ def test_zero_shot_is_the_classifier_bit_for_bit(model, tmp_path):
     assert result.metrics["acc1"] == (expected.argmax(1) == targets).double().mean()
     assert zero_shot(*model, rows, templates=TEMPLATES, batch_size=1).metrics == result.metrics
     assert sum(count for _, _, count in result.details["confusions"]) == (expected.argmax(1) != targets).sum()
+
+
+def test_images_of_several_classes_have_a_mean_average_precision(model, tmp_path):
+    """That of the classifier's scores; what needs one label for each image says so."""
+    rows = read_wds(multilabel_wds(tmp_path))
+    result = zero_shot(*model, rows)
+    logits = ZeroShotClassifier(*model, rows.labels, rows.templates).logits([row.image for row in rows])
+    expected = mean_average_precision(logits, torch.from_numpy(rows.multi_hot()))
+    assert result.main == ("mean_average_precision", expected)
+    assert len(result.details["per_class_average_precision"]) == 2
+    result.save(tmp_path / "result.json")
+    assert read_result(tmp_path / "result.json") == result
+    assert str(comparison([result]).title).endswith(": zeroshot_multilabel, 8 images, 2 classes, chance 0.5000")
+    for refusing in (lambda: linear_probe(*model, rows, rows, C=1.0), lambda: FewShotClassifier.fit(*model, rows)):
+        with pytest.raises(DataError, match="may show several classes: give data with one label for each"):
+            refusing()
 
 
 def test_synonyms_are_averaged_as_prompts(model):
