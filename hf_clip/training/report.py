@@ -2,11 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..openai.published import hub_relation, model_title
+from ..openai.published import hub_relation, inherited_license, model_title
 from ..utils.files import replacing
 
 REPORT = "training.json"
@@ -14,8 +14,7 @@ UNWANTED = ("runtime", "per_second", "preparation_time", "epoch")
 CARD = """---
 library_name: {library}
 pipeline_tag: zero-shot-image-classification
-license: unknown
-{known}tags:
+{license}{known}{metrics}tags:
 - clip
 - hf_clip
 {tags}---
@@ -32,13 +31,12 @@ license: unknown
 |---|---|
 {settings}
 
-OpenAI published the weights of CLIP without a license of their own, and its code under the MIT license.
+{terms}
 """
 MERGE_CARD = """---
 library_name: transformers
 pipeline_tag: zero-shot-image-classification
-license: unknown
-{known}tags:
+{license}{known}tags:
 - clip
 - hf_clip
 - merge
@@ -49,8 +47,8 @@ license: unknown
 The weights of {tuned} ({share:g}) and {start} ({rest:g}), averaged with [hf_clip](https://github.com/hf-clip/hf_clip).
 
 {usage}
-
-OpenAI published the weights of CLIP without a license of their own, and its code under the MIT license.
+{table}
+{terms}
 """
 USAGE = """```python
 from hf_clip import ZeroShotClassifier
@@ -98,17 +96,28 @@ def read_report(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) -> None:
+def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any], license_id: str | None = None) -> None:
     """Write a model card with the base model, the data, the settings, and the metrics before and after.
 
     A base that is a local folder is named in the text alone, as the Hub's `base_model` takes Hub ids only.
+
+    Args:
+        folder: Where README.md goes.
+        base: The model before training: a published name, a path or a Hub id.
+        data: The name of the training data.
+        report: What training.json holds.
+        license_id: The license, such as mit; that of the base unless given.
     """
     adapter = report["settings"].get("train") == "lora"
     start, name = model_title(base), folder.absolute().name
+    license_fields, terms = license_of([base], license_id)
     settings = "\n".join(f"| {setting} | {value} |" for setting, value in report["settings"].items())
     text = CARD.format(
         library="peft" if adapter else "transformers",
+        license=license_fields,
+        terms=terms,
         known=hub_relation([base], "adapter" if adapter else "finetune"),
+        metrics=measured_metadata(report.get("after", {})),
         tags="- lora\n" if adapter else "",
         start=start,
         name=name,
@@ -121,7 +130,29 @@ def write_card(folder: Path, base: str, data: str, report: Mapping[str, Any]) ->
         work.write_text(text, encoding="utf-8")
 
 
-def write_merge_card(folder: Path, name: str, base: str, tuned: str, share: float) -> None:
+def license_of(models: Sequence[str], given: str | None) -> tuple[str, str]:
+    """Return the license of a model made from `models`: metadata for its card, and a sentence for the text.
+
+    It is the given one, else the one that all of them have. Nothing is guessed.
+    """
+    if given is not None:
+        return f"license: {json.dumps(given)}\n", f"The license is {given}."
+    metadata = [inherited_license(model) for model in models]
+    if len({fields for fields, _ in metadata}) == 1:
+        return metadata[0]
+    return "", "The licenses of both models differ, or one is not known: add that of the merge to the metadata above."
+
+
+def measured_metadata(metrics: Mapping[str, float]) -> str:
+    """Return a card's metadata on the kinds of metrics, by the Hub's names; "" without any."""
+    kinds = {"acc1": "accuracy", "recall@": "recall", "mean_average_precision": "mean_average_precision"}
+    found = [kind for part, kind in kinds.items() if any(part in name for name in metrics)]
+    return "".join(["metrics:\n", *(f"- {kind}\n" for kind in found)]) if found else ""
+
+
+def write_merge_card(
+    folder: Path, name: str, base: str, tuned: str, share: float, table: str = "", license_id: str | None = None
+) -> None:
     """Write the model card of `name`, whose weights are `share` of `tuned`'s and the rest of `base`'s.
 
     Args:
@@ -130,8 +161,14 @@ def write_merge_card(folder: Path, name: str, base: str, tuned: str, share: floa
         base: The model that `tuned` started from: a published name, a path or a Hub id.
         tuned: The fine-tune, or the adapter.
         share: Between 0 and 1.
+        table: What was measured, in Markdown.
+        license_id: The license, such as mit; that of both models unless given.
     """
+    license_fields, terms = license_of([base, tuned], license_id)
     text = MERGE_CARD.format(
+        license=license_fields,
+        terms=terms,
+        table=f"\n{table}\n" if table else "",
         known=hub_relation([base, tuned], "merge"),
         name=name,
         start=model_title(base),
