@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..utils.packages import require
-from ..utils.text import say
+from ..utils.text import first_line, say
 from . import common
 from .blocks import Loading
 from .classify import read_templates
 from .common import STOPPED, CommandError
-from .options import ADVANCED, READ_AT_A_TIME, AllowScheme, ExifMode, ExifUse, Force, ModelId, Resume, Strict, Trust
+from .options import (
+    ADVANCED,
+    READ_AT_A_TIME,
+    AllowScheme,
+    ExifMode,
+    ExifUse,
+    Force,
+    License,
+    ModelId,
+    Resume,
+    Strict,
+    Trust,
+    Watch,
+)
 from .sources import check_source
 
 if TYPE_CHECKING:
@@ -28,8 +43,8 @@ EPOCHS, MIN_STEPS, MAX_EPOCHS = 3, 300, 100
 # that of the loss over classes is WiSE-FT's
 RATES = {"contrastive": 1e-5, "siglip": 1e-5, "classes": 3e-5, "lora": 2e-4}
 EVALUATIONS = 10  # of a training whose epochs are many
-LORA_RANK = 8
 MAX_CLASSES = 1000  # whose prompts are encoded in each step
+CLASSIFIER_FILE = "classifier.safetensors"  # the classes that were trained, for classify, calibrate, serve and export
 HELD = "data"  # the name of --eval in metrics, if it has labels
 
 
@@ -74,10 +89,7 @@ def finetune(
         list[str] | None,
         typer.Option("--eval", metavar="DATA", help="Other data, to evaluate on; the best checkpoint is kept."),
     ] = None,
-    watch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]DATA", help="Images with labels the model should not forget; repeatable."),
-    ] = None,
+    watch: Watch = None,
     templates: Annotated[
         list[str] | None,
         typer.Option("--templates", "-t", metavar="TEXT|FILE", help="Prompts with {} for the label."),
@@ -102,6 +114,20 @@ def finetune(
     ] = None,
     lora_rank: Annotated[
         int | None, typer.Option(min=1, help="The rank of LoRA adapters (default: 8).", rich_help_panel=ADVANCED)
+    ] = None,
+    lora_alpha: Annotated[
+        float | None,
+        typer.Option(help="Scale of LoRA adapters, over the rank (default: the rank).", rich_help_panel=ADVANCED),
+    ] = None,
+    lora_dropout: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.99, help="Dropout before LoRA adapters (default: 0).", rich_help_panel=ADVANCED),
+    ] = None,
+    lora_targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Layers with LoRA adapters (default: q_proj,v_proj).", rich_help_panel=ADVANCED
+        ),
     ] = None,
     balance: Annotated[
         Balance,
@@ -163,6 +189,11 @@ def finetune(
     seed: Annotated[
         int, typer.Option(help="Seed of the order of the data and of drawn captions.", rich_help_panel=ADVANCED)
     ] = 42,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Upload the result to this repository of the Hub.", rich_help_panel=ADVANCED),
+    ] = None,
+    license_id: License = None,
     resume: Resume = False,
     force: Force = False,
     workers: Annotated[int | None, typer.Option(min=0, help=READ_AT_A_TIME, rich_help_panel=ADVANCED)] = None,
@@ -187,10 +218,16 @@ def finetune(
         raise CommandError(f"--eval is given {len(eval_data)} times: choose one, and --watch the others")
     check_positive("--epochs", epochs)
     check_positive("--lr", lr)
-    if lora_rank is not None and train is not Part.lora:
-        raise CommandError("--lora-rank is for --train lora: give both, or neither")
+    check_positive("--lora-alpha", lora_alpha)
+    adapter: dict[str, Any] = {"rank": lora_rank, "alpha": lora_alpha, "dropout": lora_dropout}
+    adapter |= {"targets": None if lora_targets is None else lora_targets.replace(" ", "").split(",")}
+    adapter = {name: value for name, value in adapter.items() if value is not None}
+    if adapter and train is not Part.lora:
+        raise CommandError(f"--lora-{next(iter(adapter))} is for --train lora: give both, or neither")
     if patience is not None and not eval_data:
         raise CommandError("--patience needs --eval, whose best result it waits for")
+    if push_to_hub is not None and int(os.environ.get("RANK", "0")) == 0:
+        new_repository(push_to_hub)  # what is refused is better known before the training
     from ..data.read import read_rows
     from ..training.datasets import PairDataset
 
@@ -199,7 +236,7 @@ def finetune(
     schemes = {"allow_schemes": allow_scheme or ()}
     reading = {name: column for name, column in columns.items() if column is not None} | schemes
     dataset = PairDataset(read_rows(data, **reading), templates=given, seed=seed)
-    if given and not any(row.label is not None for row in dataset.rows):
+    if given and not dataset.rows.labels:
         raise CommandError(f"--templates are prompts for labels, but {data} has captions: leave them out")
     held = read_rows(eval_data[0], **reading) if eval_data else None
     watched = watched_sets(watch or [], given, schemes, exif)
@@ -213,7 +250,7 @@ def finetune(
         from ..training.adapters import add_lora
 
         set_seed(seed)  # adapters are drawn
-        loaded = add_lora(loaded, lora_rank or LORA_RANK)
+        loaded = add_lora(loaded, **adapter)
     import torch
 
     from ..training.arguments import CLIPTrainingArguments
@@ -237,7 +274,8 @@ def finetune(
         strategy["eval_strategy"] = strategy["save_strategy"]
     if held is not None:
         strategy["load_best_model_at_end"] = True
-        strategy["metric_for_best_model"] = f"eval_{HELD}_acc1" if labeled else "eval_mean_recall@1"
+        measure = "mean_average_precision" if held.is_multilabel else "acc1"
+        strategy["metric_for_best_model"] = f"eval_{HELD}_{measure}" if labeled else "eval_mean_recall@1"
         strategy["greater_is_better"] = True
     readers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
     # transformers 5.24 renamed it
@@ -285,7 +323,7 @@ def finetune(
     if trainer.is_world_process_zero():
         say(schedule(trainer))
     try:
-        train_and_report(trainer, output, model, data, resume, sets)
+        train_and_report(trainer, output, model, data, resume, sets, license_id)
     except KeyboardInterrupt:
         from ..training.checkpoints import complete_checkpoints
 
@@ -293,6 +331,38 @@ def finetune(
         left = f"add --resume to go on from {kept[-1]}" if kept else "there is no checkpoint yet, start again"
         say(f"stopped: {left}", err=True)
         raise typer.Exit(STOPPED) from None
+    if push_to_hub is not None and trainer.is_world_process_zero():
+        say(f"uploaded: {upload(output, push_to_hub)}")
+
+
+def new_repository(name: str) -> Any:
+    """Make a repository on the Hub, if it is not there, and return its address."""
+    from huggingface_hub import HfApi
+
+    with hiding_token(name):
+        return HfApi().create_repo(name, exist_ok=True)
+
+
+def upload(folder: Path, repository: str) -> str:
+    """Upload the files of a folder, checkpoints left out, to a repository of the Hub, and return its address."""
+    from huggingface_hub import HfApi
+
+    url = new_repository(repository)
+    with hiding_token(repository):
+        HfApi().upload_folder(folder_path=folder, repo_id=url.repo_id, ignore_patterns=["checkpoint-*/**", "runs/**"])
+    return str(url)
+
+
+@contextmanager
+def hiding_token(repository: str) -> Iterator[None]:
+    """Turn what the Hub refuses into CommandError, without the token that servers may repeat."""
+    from huggingface_hub import get_token
+
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        sentence = first_line(error).replace(get_token() or "\0", "[token]")
+        raise CommandError(f"the Hub does not take {repository}: {sentence}") from None
 
 
 def check_positive(option: str, value: float | None) -> None:
@@ -310,6 +380,8 @@ def chosen_loss(loss: Loss, dataset: "PairDataset", mini_batch_size: int | None)
     """Return the loss for the data: with labels that over classes, which learns more and forgets less."""
     if loss is not Loss.auto:
         return loss.value
+    if dataset.rows.is_multilabel:
+        return "classes"
     labeled = all(row.label is not None and not row.texts for row in dataset.rows)
     few = 2 <= len(dataset.rows.labels) <= MAX_CLASSES
     return "classes" if labeled and few and mini_batch_size is None else "contrastive"
@@ -359,7 +431,13 @@ def watched_sets(
 
 
 def train_and_report(
-    trainer: "CLIPTrainer", output: Path, model: str, data: str, resume: bool, sets: dict[str, Any]
+    trainer: "CLIPTrainer",
+    output: Path,
+    model: str,
+    data: str,
+    resume: bool,
+    sets: dict[str, Any],
+    license_id: str | None = None,
 ) -> None:
     """Evaluate on the rows of `sets`, train, evaluate again, and write the model and its report."""
     from ..evaluation.results import size_of_rows
@@ -386,13 +464,24 @@ def train_and_report(
     if not main:
         return
     write_report(output, report)
-    write_card(output, model, Path(data).name, report)
+    write_card(output, model, Path(data).name, report, license_id)
+    if trainer.args.loss == "classes" and not hasattr(trainer.model, "peft_config"):
+        save_classifier(trainer, output / CLASSIFIER_FILE)
     draw_training(trainer, report.get("before", {}), output / "training.png")
     if sets:
         for line in changes_table(report).split("\n"):
             say(line)
     say(f"done: {output}, {trainer.state.global_step:,} steps")
     say_next_steps(output, model, data)
+
+
+def save_classifier(trainer: "CLIPTrainer", path: Path) -> None:
+    """Save the classes that were trained, with their templates, as a classifier."""
+    from ..zero_shot.classifier import ZeroShotClassifier
+
+    data = trainer.train_dataset
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    ZeroShotClassifier(model, trainer.processing_class, data.rows.labels, data.templates).save(path)
 
 
 def say_next_steps(output: Path, model: str, data: str) -> None:
@@ -408,6 +497,8 @@ def say_next_steps(output: Path, model: str, data: str) -> None:
         say(f"next: hf-clip merge {model} {output} --output MERGED")
         return
     say(f"next: hf-clip evaluate zero-shot {data} --model {model} --model {output}")
+    if (output / CLASSIFIER_FILE).is_file():
+        say(f"      hf-clip classify IMAGES --labels {output / CLASSIFIER_FILE} --model {output}")
     say(f"      hf-clip merge {model} {output} --output MERGED --alpha 0.5, if it forgot too much")
     say(f"      hf-clip export {output} --output EXPORTED, to run it elsewhere")
 
@@ -419,10 +510,22 @@ def settings_of_training(trainer: "CLIPTrainer") -> dict[str, Any]:
     lora = hasattr(trainer.model, "peft_config")
     return {
         "train": "lora" if lora else arguments.train,
+        **(settings_of_adapter(trainer.model) if lora else {}),
         **{name: getattr(arguments, name) for name in names},
         "batch_size": arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps,
         "pairs": len(trainer.train_dataset),
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+    }
+
+
+def settings_of_adapter(model: Any) -> dict[str, Any]:
+    """Return the settings of a model's LoRA adapter."""
+    known = model.peft_config["default"]
+    return {
+        "lora_rank": known.r,
+        "lora_alpha": known.lora_alpha,
+        "lora_dropout": known.lora_dropout,
+        "lora_targets": str(known.target_modules),
     }
 
 

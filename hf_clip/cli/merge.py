@@ -1,16 +1,20 @@
 """`hf-clip merge`."""
 
+import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..utils.packages import install_command
 from ..utils.text import say
 from . import common
 from .blocks import Loading
 from .common import CommandError
-from .options import AllowScheme, ExifMode, ExifUse, Force, Trust
+from .finetune import watched_sets
+from .options import AllowScheme, ExifMode, ExifUse, Force, License, Trust, Watch
 from .sources import check_source
 
 
@@ -36,12 +40,17 @@ def merge(
             "--eval", metavar="DATA", help="Images with captions or labels, to compare the models of --sweep on."
         ),
     ] = None,
+    watch: Watch = None,
     allow_scheme: AllowScheme = None,
     exif: ExifMode = ExifUse.ignore,
+    license_id: License = None,
     force: Force = False,
     trust_remote_code: Trust = False,
 ) -> None:
     """Average the weights of a model and its fine-tune (WiSE-FT), or merge an adapter into its model.
+
+    With --sweep the best by --eval is written, or with --watch by the mean of what is learned and what is kept. OUTPUT
+    gets sweep.json with all measures and, where matplotlib is installed, sweep.png.
 
     Example: hf-clip merge clip-rn50 tuned --output merged --alpha 0.5
     """
@@ -49,7 +58,11 @@ def merge(
 
     if (sweep is None) != (eval_data is None) or (sweep is not None and alpha is not None):
         raise CommandError("give --alpha alone, or --sweep with --eval")
-    for option, given in (("--allow-scheme", allow_scheme), ("--exif", exif is ExifUse.apply)):
+    for option, given in (
+        ("--allow-scheme", allow_scheme),
+        ("--exif", exif is ExifUse.apply),
+        ("--watch", watch),
+    ):
         if given and eval_data is None:
             raise CommandError(f"{option} is for the data of --eval: give both, or neither")
     check_source(base, "merge", "model", "checkpoint")
@@ -69,24 +82,91 @@ def merge(
     model = merged(first, tuned) if is_adapter(tuned) else common.load_model(tuned, loading)[0]
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     share = shares[0]
+    report: dict[str, Any] = {}
     if eval_data is not None:
-        from ..evaluation.results import size_of_rows
         from ..evaluation.tasks import evaluator_of, to_rows
 
-        rows = to_rows(eval_data, allow_schemes=allow_scheme or ())
-        say(f"{eval_data}: {size_of_rows(rows)}")
-        evaluate, found = evaluator_of(rows, exif.value), {}
-        for share in shares:
-            model.load_state_dict(interpolated(start, end, share))
-            name, found[share] = evaluate(model.eval(), processor).main
-            say(f"alpha {share:g}: {name} {found[share]:.4f}")
-        share = max(found, key=lambda one: found[one])
+        schemes = {"allow_schemes": allow_scheme or ()}
+        rows = to_rows(eval_data, **schemes)
+        watched = watched_sets(watch or [], None, schemes, exif)
+        learned = Path(eval_data).stem
+        if learned in watched:
+            raise CommandError(
+                f"--eval and --watch are both called {learned}: name one, as in --watch kept={eval_data}"
+            )
+        evaluators = {learned: evaluator_of(rows, exif.value), **watched}
+        sizes = {learned: rows, **{name: each.rows for name, each in watched.items()}}
+        report = swept(model, processor, (start, end), shares, evaluators, sizes)
+        share = report["chosen"]
     model.load_state_dict(interpolated(start, end, share))
     with new_directory(output) as work:
         model.save_pretrained(work)
         processor.save_pretrained(work)
-        write_merge_card(work, output.absolute().name, base, tuned, share)
+        table = sweep_table(report) if report else ""
+        write_merge_card(work, output.absolute().name, base, tuned, share, table, license_id)
+        if report:
+            write_sweep(work, report)
     say(f"done: {output}, alpha {share:g}")
+
+
+def swept(
+    model: Any,
+    processor: Any,
+    ends: tuple[dict[str, Any], dict[str, Any]],
+    shares: list[float],
+    evaluators: dict[str, Any],
+    sets: dict[str, Any],
+) -> dict[str, Any]:
+    """Measure the averages of two state dicts by evaluators, of which the first is for what was learned.
+
+    Returns:
+        What sweep.json holds: the sizes of `sets`, the main metric of each by alpha, and the alpha that is best.
+    """
+    from ..evaluation.results import size_of_rows
+    from ..training.interpolation import interpolated
+
+    for name, rows in sets.items():
+        say(f"{name}: {size_of_rows(rows)}")
+    measured: list[dict[str, float]] = []
+    for share in shares:
+        model.load_state_dict(interpolated(*ends, share))
+        found = {name: evaluate(model.eval(), processor).main for name, evaluate in evaluators.items()}
+        measured.append({"alpha": share} | {f"{name} {metric}": value for name, (metric, value) in found.items()})
+        measures = ", ".join(
+            f"{name if len(found) > 1 else ''} {metric} {value:.4f}".strip() for name, (metric, value) in found.items()
+        )
+        say(f"alpha {share:g}: {measures}")
+    best = max(measured, key=balance)
+    return {
+        "data": {name: size_of_rows(rows) for name, rows in sets.items()},
+        "sweep": measured,
+        "chosen": best["alpha"],
+    }
+
+
+def balance(row: dict[str, float]) -> float:
+    """Return what decides in a sweep: the measure of what is learned, averaged with the mean of the others."""
+    learned, *kept = [value for name, value in row.items() if name != "alpha"]
+    return (learned + sum(kept) / len(kept)) / 2 if kept else learned
+
+
+def sweep_table(report: dict[str, Any]) -> str:
+    """Return the measures of a sweep as Markdown."""
+    names = list(report["sweep"][0])
+    rows = ["| " + " | ".join(f"{row[name]:.4g}" for name in names) + " |" for row in report["sweep"]]
+    sizes = [f"- {name}: {size}" for name, size in report["data"].items()]
+    return "\n".join([*sizes, "", f"| {' | '.join(names)} |", "|" + "---|" * len(names), *rows])
+
+
+def write_sweep(folder: Path, report: dict[str, Any]) -> None:
+    """Write sweep.json and, if matplotlib is installed, sweep.png."""
+    (folder / "sweep.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if find_spec("matplotlib") is None:
+        say(f"no sweep.png: {install_command('plot')} to draw it", err=True)
+        return
+    from ..plots.curves import draw_sweep
+
+    draw_sweep(report["sweep"], report["chosen"], folder / "sweep.png")
 
 
 def parse_sweep(text: str) -> list[float]:

@@ -136,5 +136,15 @@ AllowScheme = Annotated[
         "outside of its folder. Repeatable.",
     ),
 ]
+Watch = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[NAME=]DATA", help="Images with labels the model should not forget; repeatable."),
+]
+License = Annotated[
+    str | None,
+    typer.Option(
+        "--license", metavar="ID", help="License in the card (default: that of the base).", rich_help_panel=ADVANCED
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line.")]

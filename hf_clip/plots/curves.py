@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .figures import save_figure
+from .figures import CHANCE_LINE, save_figure
 
 LOSSES = {"loss": "training loss", "eval_loss": "evaluation loss"}
 MARKED_POINTS = 20  # longer curves are drawn without markers
@@ -31,6 +31,36 @@ def draw_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
     save_figure(figure, output)
 
 
+def draw_sweep(rows: Sequence[Mapping[str, float]], chosen: float, output: Path) -> None:
+    """Draw what averages of a model and its fine-tune learned and kept (figure 1 of WiSE-FT).
+
+    Args:
+        rows: For each average its `alpha`, and measures by name: first what is learned, then what is kept.
+        chosen: The alpha that is marked.
+        output: The file, in the format of its suffix.
+    """
+    from matplotlib.figure import Figure
+
+    alphas = [row["alpha"] for row in rows]
+    learned, *kept = [name for name in rows[0] if name != "alpha"]
+    figure = Figure((9 if kept else 4.5, 3.6), dpi=150, layout="constrained")
+    by_alpha, *curves = figure.subplots(1, 2 if kept else 1, squeeze=False)[0]
+    for name in (learned, *kept):
+        by_alpha.plot(alphas, [row[name] for row in rows], label=name, marker=".")
+    by_alpha.axvline(chosen, **CHANCE_LINE)
+    by_alpha.set(xlabel=f"alpha, the share of the fine-tune (chosen: {chosen:g})", ylabel="share", ylim=(-0.02, 1.02))
+    by_alpha.legend(fontsize=7)
+    for axis in curves:
+        for name in kept:
+            points = [(row[name], row[learned]) for row in rows]
+            axis.plot(*zip(*points, strict=True), label=name, marker=".")
+            for alpha, point in zip(alphas, points, strict=True):
+                axis.annotate(f"{alpha:g}", point, xytext=(3, 3), textcoords="offset points", fontsize=6)
+        axis.set(xlabel="kept", ylabel=f"learned: {learned}")
+        axis.legend(fontsize=7)
+    save_figure(figure, output)
+
+
 def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     series: dict[str, list[tuple[int, float]]] = {}
     for entry in history:
@@ -41,4 +71,4 @@ def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, f
     return series
 
 
-__all__ = ["draw_curves"]
+__all__ = ["draw_curves", "draw_sweep"]

@@ -1,6 +1,7 @@
 """LoRA adapters, by PEFT."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -9,13 +10,37 @@ from ..utils.packages import require
 from .parameters import lora_target_modules
 
 
-def add_lora(model: PreTrainedModel, rank: int = 8, towers: str = "both", dropout: float = 0.0) -> PreTrainedModel:
-    """Add LoRA adapters to the query and value projections of a model, and freeze its own weights."""
+def add_lora(
+    model: PreTrainedModel,
+    rank: int = 8,
+    towers: str = "both",
+    dropout: float = 0.0,
+    alpha: float | None = None,
+    targets: Sequence[str] = ("q_proj", "v_proj"),
+) -> PreTrainedModel:
+    """Add LoRA adapters to layers of a model, and freeze its own weights.
+
+    Args:
+        model: A CLIP of either family.
+        rank: The rank of the adapters.
+        towers: "both", "image" or "text".
+        dropout: The share of an adapter's inputs that is dropped in training.
+        alpha: The adapter is scaled by `alpha` / `rank`; by 1 unless given.
+        targets: Names of layers, of LORA_LAYERS.
+
+    Returns:
+        The model in PEFT's wrapper.
+
+    Raises:
+        MissingPackageError: PEFT is not installed.
+        ValueError: There is no such tower or layer.
+    """
     require("peft", "peft", "LoRA")
     from peft import LoraConfig, get_peft_model
 
-    targets = lora_target_modules(model, towers)
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, lora_dropout=dropout, target_modules=targets))
+    modules = lora_target_modules(model, towers, layers=targets)
+    scale = rank if alpha is None else alpha
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=modules))
 
 
 def is_adapter(folder: str | os.PathLike[str]) -> bool:

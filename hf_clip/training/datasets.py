@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,15 @@ class PairDataset(Dataset):
         row = self.rows[index]
         text, key = self._text(row, index)
         item = {"image": row.image, "name": row.name, "text": text, "key": key, "index": index}
+        if row.classes is not None:
+            return item | {"class": [float(place in row.classes) for place in range(len(self.rows.labels))]}
         return item if row.label is None else item | {"class": row.label}
 
     def every_caption(self) -> "PairDataset":
         """Return a data set with a pair for each caption, as evaluation needs it; a label stays one prompt."""
         if all(len(row.texts) <= 1 for row in self.rows):
             return self
-        pairs = [Row(row.image, texts, row.label) for row in self.rows for texts in _each(row.texts)]
+        pairs = [replace(row, texts=texts) for row in self.rows for texts in _each(row.texts)]
         rows = Rows(pairs, self.rows.labels, self.rows.templates, self.rows.name)
         return PairDataset(rows, templates=self.templates, seed=self.seed)
 
@@ -100,7 +103,9 @@ class PairDataset(Dataset):
         """Return a digest of names, captions and labels, by which a resumed run recognizes its data."""
         digest = hashlib.sha256()
         for row in self.rows:
-            digest.update(repr((Path(row.name).name, row.texts, row.label)).encode(errors="surrogateescape"))
+            several = () if row.classes is None else (row.classes,)
+            known = (Path(row.name).name, row.texts, row.label, *several)
+            digest.update(repr(known).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def _text(self, row: Row, index: int) -> tuple[str, str]:
@@ -109,6 +114,8 @@ class PairDataset(Dataset):
         if row.texts:
             text = row.texts[draw.randrange(len(row.texts))]
             return text, text
+        if row.classes is not None:
+            return "", str(index)  # the loss over classes has prompts of its own
         label = self.rows.labels[row.label]  # type: ignore[index]
         return self.templates[draw.randrange(len(self.templates))].format(label), label
 

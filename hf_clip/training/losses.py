@@ -193,6 +193,37 @@ def class_loss(
     return losses.sum() * processes / total
 
 
+def multilabel_loss(logits: Tensor, targets: Tensor, *, valid: Tensor | None = None, gather: bool = False) -> Tensor:
+    """Compute the binary cross-entropy of images with each class, where an image may show several.
+
+    As in `siglip_loss`, each batch uses the bias that minimizes its own loss, as the checkpoints have none.
+
+    Args:
+        logits: (N, classes), scaled similarities of images and class prompts.
+        targets: (N, classes) float, 1 where the image shows the class.
+        valid: (N,) bool; False leaves an image out.
+        gather: Use the images of all processes, which must hold equally many, so that the mean of their gradients is
+            exact.
+
+    Returns:
+        The loss, a scalar: the mean over images of the sum over classes.
+
+    Raises:
+        ValueError: No image is valid, or the processes hold different numbers of images.
+    """
+    gather = gather and is_distributed()
+    keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device) if valid is None else valid
+    everyone: list[Tensor] = [logits.detach(), targets, keep]
+    if gather:
+        everyone = [gather_with_grad(tensor) for tensor in everyone]
+    scores, labels, counted = everyone
+    if not counted.any():
+        raise ValueError("no image of the batch is valid: check the images of the data set")
+    bias = _sigmoid_bias(scores[counted], labels[counted].sum())
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits + bias, targets, reduction="none").sum(1)
+    return losses.masked_fill(~keep, 0).sum() * (dist.get_world_size() if gather else 1) / counted.sum()
+
+
 def siglip_loss(
     image_embeds: Tensor,
     text_embeds: Tensor,
@@ -297,4 +328,12 @@ def _positives(
     return same
 
 
-__all__ = ["class_loss", "clip_loss", "gather_with_grad", "is_distributed", "loss_floor", "siglip_loss"]
+__all__ = [
+    "class_loss",
+    "clip_loss",
+    "gather_with_grad",
+    "is_distributed",
+    "loss_floor",
+    "multilabel_loss",
+    "siglip_loss",
+]

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from ..model.modeling_hf_clip_base import HFCLIPPreTrainedModel
 from ..utils.text import listing
 
 PARTS = ("all", "image", "text", "projections")
+LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 HALF_PRECISIONS = (torch.float16, torch.bfloat16)
 # the layers into the embedding space; a ResNet's is the output projection of its attention pooling
 PROJECTIONS = ("visual_projection.", "text_projection.", "vision_model.attention_pool.out_proj.")
@@ -150,19 +151,22 @@ def clamp_logit_scale(model: nn.Module, maximum: float) -> None:
         model.logit_scale.clamp_(max=math.log(maximum))
 
 
-def lora_target_modules(model: nn.Module, towers: str = "both", projections: bool = False) -> str:
+def lora_target_modules(
+    model: nn.Module, towers: str = "both", projections: bool = False, layers: Sequence[str] = ("q_proj", "v_proj")
+) -> str:
     """Return the pattern of the layers that LoRA adapts: the query and value projections of every attention.
 
     Args:
         model: A CLIP of either family.
         towers: "both", "image" or "text".
         projections: Adapt the projections into the embedding space too.
+        layers: Names of layers, of LORA_LAYERS.
 
     Returns:
         A pattern for PEFT's `LoraConfig(target_modules=...)`.
 
     Raises:
-        ValueError: There is no such tower.
+        ValueError: There is no such tower or layer.
 
     Example:
         >>> model = get_peft_model(model, LoraConfig(r=8, target_modules=lora_target_modules(model)))
@@ -170,7 +174,9 @@ def lora_target_modules(model: nn.Module, towers: str = "both", projections: boo
     prefixes = {"both": "(text|vision)_model", "image": "vision_model", "text": "text_model"}
     if towers not in prefixes:
         raise ValueError(f"there is no tower {towers!r}: choose one of {', '.join(prefixes)}")
-    pattern = rf"{prefixes[towers]}\..*(q_proj|v_proj)"
+    if wrong := [layer for layer in layers or [""] if layer not in LORA_LAYERS]:
+        raise ValueError(f"there is no layer {wrong[0]!r} to adapt: choose of {', '.join(LORA_LAYERS)}")
+    pattern = rf"{prefixes[towers]}\..*({'|'.join(layers)})"
     if not projections:
         return pattern
     resnet = isinstance(model.visual_projection, nn.Identity)
@@ -180,6 +186,7 @@ def lora_target_modules(model: nn.Module, towers: str = "both", projections: boo
 
 
 __all__ = [
+    "LORA_LAYERS",
     "PARTS",
     "check_precision",
     "clamp_logit_scale",

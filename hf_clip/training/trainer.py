@@ -1,6 +1,7 @@
 """`CLIPTrainer`: transformers' Trainer with CLIP's loss, parameter groups and metrics."""
 
 import contextlib
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -35,7 +36,7 @@ from .arguments import CLIPTrainingArguments
 from .checkpoints import DataIdentity, check_same_run, checked_writing, last_checkpoint, whole_files
 from .datasets import BalancedSampler, CLIPCollator, PairDataset, class_weights, own_words
 from .grad_cache import Embeds, Inputs, cached_step, check_no_live_batch_norm
-from .losses import class_loss, clip_loss, loss_floor, siglip_loss
+from .losses import class_loss, clip_loss, loss_floor, multilabel_loss, siglip_loss
 from .parameters import check_precision, clamp_logit_scale, param_groups, trainable, trained, undecayed
 
 logger = logging.get_logger(__name__)
@@ -58,7 +59,8 @@ class CLIPTrainer(Trainer):
         model: An HFCLIPModel, a transformers CLIPModel, or a PEFT adapter around one; None with a `model_init`.
         processor: The model's processor; checkpoints get it too.
         args: A CLIPTrainingArguments.
-        train_dataset: A PairDataset, or any data set of mappings with `image` and `text`.
+        train_dataset: A PairDataset; a `datasets.Dataset`, a DataFrame or a list of mappings, which becomes one; or any
+            data set of mappings with `image` and `text`.
         eval_dataset: The same.
         watch: Evaluators by name, called at every evaluation with the model and its processor: a `ZeroShotSet`, or any
             function that returns a `Result`.
@@ -93,6 +95,7 @@ class CLIPTrainer(Trainer):
             raise TypeError(
                 f"args is a {type(args).__name__}: make a CLIPTrainingArguments, it takes the same settings"
             )
+        train_dataset = as_pairs(train_dataset, args.seed)
         if model is not None:
             self._choose_parameters(model, args)
         elif kwargs.get("model_init") is None:
@@ -118,8 +121,19 @@ class CLIPTrainer(Trainer):
             callbacks=callbacks,
             **kwargs,
         )
+        self._check_sharding()
         self.can_return_loss = True
         self.model_accepts_loss_kwargs = False
+
+    def _check_sharding(self) -> None:
+        """Raise ValueError where accelerate would train several processes without FSDP, as it does on CPUs."""
+        wanted = self.args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        found = self.accelerator.distributed_type.value
+        if wanted and found not in ("FSDP", "NO"):
+            raise ValueError(
+                f"fsdp is asked for, but accelerate would train without it, as {found}: it shards over several GPUs "
+                "alone; leave fsdp out, or shard with prepare_fsdp and fully_shard, which work on CPUs too"
+            )
 
     @staticmethod
     def _choose_parameters(model: nn.Module, args: CLIPTrainingArguments) -> None:
@@ -140,7 +154,13 @@ class CLIPTrainer(Trainer):
     @staticmethod
     def _checked_classes(data: Any, args: CLIPTrainingArguments) -> Tensor | None:
         """Return the weights of classes, if wanted; raise DataError if the data has no labels but needs them."""
-        if data is None or (args.loss != "classes" and args.balance == "none"):
+        several = isinstance(data, PairDataset) and data.rows.is_multilabel
+        if several and (args.loss != "classes" or args.balance != "none" or args.label_smoothing_factor):
+            raise DataError(
+                f'an image of {data.rows.name} may show several classes: set loss="classes", and leave out balance and '
+                "label_smoothing_factor"
+            )
+        if data is None or several or (args.loss != "classes" and args.balance == "none"):
             return None
         if not isinstance(data, PairDataset) or any(row.label is None for row in data.rows):
             setting = 'loss="classes"' if args.loss == "classes" else f'balance="{args.balance}"'
@@ -288,6 +308,8 @@ class CLIPTrainer(Trainer):
             loss = _no_loss(outputs)
         elif self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
+        elif labels["classes"].ndim == 2:
+            loss = multilabel_loss(outputs.logits_per_image, labels["classes"], valid=labels.get("valid"), gather=True)
         else:
             loss = class_loss(
                 outputs.logits_per_image,
@@ -472,6 +494,8 @@ class CLIPTrainer(Trainer):
         numbers = torch.from_numpy(np.asarray(label_ids))
         keep = numbers[:, 2].bool()
         images, texts, (image_ids, text_ids) = images[keep], texts[keep], numbers[keep, :2].T
+        if isinstance(self.eval_dataset, PairDataset) and self.eval_dataset.rows.is_multilabel:
+            return metrics  # there are no captions to compare
         scale = self._logit_scale.detach().float().cpu()
         loss = {"loss": contrastive_loss_of_all(images, texts, scale, image_ids, text_ids)}
         if self._labeled:  # captions of a class are not right for one of its images alone
@@ -549,10 +573,20 @@ def _normalized(embeds: Tensor) -> Tensor:
     return normalize(embeds.to(torch.promote_types(embeds.dtype, torch.float32)))
 
 
+def as_pairs(data: Any, seed: int = 0) -> Any:
+    """Return a table in memory as a PairDataset; other data sets, and tables that are transformed, as they are."""
+    is_table = isinstance(data, list) or hasattr(data, "iterrows") or hasattr(data, "cast_column")
+    is_transformed = (getattr(data, "format", None) or {}).get("type") == "custom"
+    if not is_table or is_transformed or isinstance(data, IterableDataset):
+        return data
+    return PairDataset(data, seed=seed)
+
+
 def all_captions(data: Any) -> Any:
     """Return evaluation data with a pair for each caption, where training draws one at random."""
     if isinstance(data, dict):
         return {name: all_captions(part) for name, part in data.items()}
+    data = as_pairs(data)
     return data.every_caption() if isinstance(data, PairDataset) else data
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.commands import run
-from support.data_sets import captions, class_folders, files, pairs_tar, write_csv
+from support.data_sets import captions, class_folders, files, multilabel_wds, pairs_tar, write_csv
+from support.local_hub import LocalHub
 from transformers import AutoModel
 
-from hf_clip import HFCLIPProcessor
+from hf_clip import HFCLIPProcessor, ZeroShotClassifier, load_clip
 from hf_clip.cli.finetune import Loss, chosen_loss, default_epochs
-from hf_clip.cli.merge import parse_sweep
+from hf_clip.cli.merge import balance, parse_sweep
 from hf_clip.data.read import read_rows
 from hf_clip.training.datasets import PairDataset
 
@@ -58,6 +59,28 @@ def test_labels_are_trained_and_measured(folder: Path, model: Path, tmp_path: Pa
     assert (output / "training.png").stat().st_size > 1000
     assert f"{model.name}, fine-tuned on {folder.name} with" in (output / "README.md").read_text()
     assert type(AutoModel.from_pretrained(output)).__name__ == "HFCLIPModel"
+    kept = ZeroShotClassifier.load(output / "classifier.safetensors", *load_clip(output))
+    assert (kept.labels, kept.templates) == (["blue square", "red circle"], ["a picture of a {}"])
+
+
+def test_images_of_several_classes_are_trained_and_measured(model: Path, tmp_path: Path, capsys):
+    data = multilabel_wds(tmp_path) / "test"
+    output = tmp_path / "tuned"
+    options = ("--eval", data, *QUICK, "--epochs", "8", "--lr", "1e-3")
+    assert run("finetune", data, "--model", model, "--output", output, *options) == 0
+    report = json.loads((output / "training.json").read_text())
+    assert report["settings"]["loss"] == "classes"
+    assert report["after"]["data_mean_average_precision"] > report["before"]["data_mean_average_precision"]
+    assert report["data"] == {"data": "8 images, 2 classes, chance 0.5000"}
+    capsys.readouterr()
+    options = ("--model", output, "--json", "--plot", tmp_path / "drawn.png")
+    assert run("evaluate", "zero-shot", data, *options) == 0
+    measured = json.loads(capsys.readouterr().out)["metrics"]
+    assert measured == {"mean_average_precision": pytest.approx(report["after"]["data_mean_average_precision"])}
+    assert (tmp_path / "drawn.png").stat().st_size > 1000
+    options = ("--model", model, "--output", tmp_path / "no", *QUICK, "--loss", "contrastive")
+    assert run("finetune", data, *options) == 1
+    assert 'may show several classes: set loss="classes"' in capsys.readouterr().err
 
 
 def test_a_finished_output_is_not_replaced_unless_forced(folder: Path, model: Path, tmp_path: Path, capsys):
@@ -78,6 +101,8 @@ def test_a_finished_output_is_not_replaced_unless_forced(folder: Path, model: Pa
         (("--epochs", "0"), "--epochs is 0, which trains nothing"),
         (("--lr", "0"), "--lr is 0, which trains nothing"),
         (("--lora-rank", "4"), "--lora-rank is for --train lora"),
+        (("--lora-dropout", "0.25"), "--lora-dropout is for --train lora"),
+        (("--lora-targets", "q_proj,k_proj"), "--lora-targets is for --train lora"),
         (("--patience", "2"), "--patience needs --eval"),
         (
             ("--balance", "weights", "--loss", "contrastive"),
@@ -169,6 +194,51 @@ def test_merging_goes_from_end_to_end(model: Path, tuned: Path, tmp_path: Path, 
             torch.testing.assert_close(tensor, (first[name] + last[name]) / 2)
 
 
+def test_a_result_is_uploaded_without_its_checkpoints(folder: Path, model: Path, tmp_path: Path, monkeypatch, capsys):
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    options = ("--push-to-hub", "somebody/tuned")
+    with LocalHub("hf_token") as hub:
+        hub.use_in_process(monkeypatch)
+        assert run("finetune", folder, "--model", model, "--output", tmp_path / "tuned", *QUICK, *options) == 0
+        files = hub.files("somebody/tuned")
+        hub.read_only = True
+        options = ("--push-to-hub", "somebody/other")
+        assert run("finetune", folder, "--model", model, "--output", tmp_path / "no", *QUICK, *options) == 1
+    (model / "README.md").unlink()
+    assert list((tmp_path / "tuned").glob("checkpoint-*"))
+    assert {"model.safetensors", "config.json", "README.md", "training.json"} <= files.keys()
+    assert not [name for name in files if "checkpoint" in name]
+    assert b'license: "apache-2.0"\n' in files["README.md"]  # that of its base
+    assert not (tmp_path / "no").exists()  # what cannot be uploaded is not trained
+    found = capsys.readouterr()
+    assert "somebody/tuned" in found.out
+    assert "hf_token" not in found.err
+
+
+def test_a_sweep_over_what_is_learned_and_kept_draws_the_curve(
+    model: Path, tuned: Path, folder: Path, tmp_path: Path, capsys
+):
+    """The best is that of the mean of both, as either alone is at an end of the curve."""
+    other = class_folders(tmp_path / "other", each=2)
+    options = ("--sweep", "0:1:0.5", "--eval", folder, "--watch", f"kept={other}", "--license", "mit")
+    assert run("merge", model, tuned, "--output", tmp_path / "merged", *options) == 0
+    report = json.loads((tmp_path / "merged" / "sweep.json").read_text())
+    assert report["data"].keys() == {"folder", "kept"}
+    assert [row["alpha"] for row in report["sweep"]] == [0, 0.5, 1]
+    means = {row["alpha"]: row["folder acc1"] + row["kept acc1"] for row in report["sweep"]}
+    assert means[report["chosen"]] == max(means.values())
+    assert (tmp_path / "merged" / "sweep.png").stat().st_size > 1000
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "| alpha | folder acc1 | kept acc1 |" in card
+    assert 'license: "mit"\n' in card
+    assert f"alpha {report['chosen']:g}" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_what_is_learned_and_what_is_kept_decide_alike():
+    assert balance({"alpha": 0.5, "new acc1": 0.6}) == 0.6
+    assert balance({"alpha": 0.5, "new acc1": 0.6, "old acc1": 0.9, "other acc1": 0.7}) == pytest.approx(0.7)
+
+
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.slow
 def test_a_sweep_writes_the_best(model: Path, tuned: Path, folder: Path, tmp_path: Path, capsys, labels: bool):
@@ -186,6 +256,8 @@ def test_a_sweep_needs_data_and_numbers(model: Path, tuned: Path, tmp_path: Path
     assert "--sweep with --eval" in capsys.readouterr().err
     assert run("merge", model, tuned, "--output", tmp_path / "merged", "--allow-scheme", "file") == 1
     assert "--allow-scheme is for the data of --eval" in capsys.readouterr().err
+    assert run("merge", model, tuned, "--output", tmp_path / "merged", "--watch", tmp_path) == 1
+    assert "--watch is for the data of --eval" in capsys.readouterr().err
     assert parse_sweep("0:1:0.1") == [round(n / 10, 1) for n in range(11)]
     for wrong in ("0:1", "1:0:0.1", "0:2:0.1", "0:1:0", "a:b:c"):
         with pytest.raises(ValueError, match="--sweep is"):

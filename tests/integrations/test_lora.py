@@ -134,7 +134,31 @@ def test_an_adapter_is_merged_into_its_own_model_alone_and_whole(repositories, t
         assert run("finetune", folder, "--model", vit, "--output", tmp_path / name, *options) == 0
     weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "again")]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())  # one seed
-    assert json.loads((tmp_path / "one" / "training.json").read_text())["settings"]["train"] == "lora"
+    known = json.loads((tmp_path / "one" / "training.json").read_text())["settings"]
+    assert {name: known[name] for name in known if "lora" in name} == {
+        "lora_rank": 8,
+        "lora_alpha": 8,
+        "lora_dropout": 0.0,
+        "lora_targets": "(text|vision)_model\\..*(q_proj|v_proj)",
+    }
+    published = (
+        "--lora-rank",
+        "2",
+        "--lora-alpha",
+        "1",
+        "--lora-dropout",
+        "0.25",
+        "--lora-targets",
+        "q_proj,k_proj,v_proj",
+    )
+    assert run("finetune", folder, "--model", vit, "--output", tmp_path / "published", *options, *published) == 0
+    known = json.loads((tmp_path / "published" / "adapter_config.json").read_text())
+    assert (known["r"], known["lora_alpha"], known["lora_dropout"]) == (2, 1, 0.25)
+    assert known["target_modules"] == "(text|vision)_model\\..*(q_proj|k_proj|v_proj)"
+    assert (
+        run("finetune", folder, "--model", vit, "--output", tmp_path / "no", *options, "--lora-targets", "query") == 1
+    )
+    assert "there is no layer 'query' to adapt" in capsys.readouterr().err
     assert run("merge", resnet, tmp_path / "one", "--output", tmp_path / "wrong") == 1
     assert "is an adapter of another model" in capsys.readouterr().err
     assert not (tmp_path / "wrong").exists()

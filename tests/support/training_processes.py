@@ -1,6 +1,7 @@
 """What two processes do together in tests/training/test_processes.py."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_clip import HFCLIPModel
+from hf_clip.data.images import ImageRef
+from hf_clip.data.rows import Row, Rows
 from hf_clip.training.datasets import CLIPCollator, PairDataset
 from hf_clip.training.fsdp import prepare_fsdp, register_encoders
 from hf_clip.training.losses import clip_loss
@@ -18,7 +21,11 @@ from hf_clip.training.losses import clip_loss
 from .pairs import encode, gradients_of, own_half, pairs, training_model
 from .training import drawn, make_trainer
 
-LOSSES: dict[str, dict[str, Any]] = {"classes": {"balance": "weights", "label_smoothing_factor": 0.1}, "siglip": {}}
+LOSSES: dict[str, dict[str, Any]] = {
+    "classes": {"loss": "classes", "balance": "weights", "label_smoothing_factor": 0.1},
+    "siglip": {"loss": "siglip"},
+    "several classes": {"loss": "classes"},
+}
 
 
 class Stream(IterableDataset):
@@ -35,9 +42,13 @@ def duplicated(count: int = 16) -> PairDataset:
     return PairDataset(rows)
 
 
-def labeled(count: int = 16) -> PairDataset:
-    """Draw images of three classes."""
-    rows = [{"image": row["image"], "label": "abc"[place % 3]} for place, row in enumerate(drawn(count))]
+def labeled(loss: str, count: int = 16) -> PairDataset:
+    """Draw images of three classes, or of several of them."""
+    rows: Any = [{"image": row["image"], "label": "abc"[place % 3]} for place, row in enumerate(drawn(count))]
+    if loss == "several classes":
+        shown = [tuple(number for number in range(3) if place >> number & 1) for place in range(count)]
+        refs = [ImageRef.of(row["image"], f"image {place}") for place, row in enumerate(rows)]
+        rows = Rows([Row(ref, (), None, classes) for ref, classes in zip(refs, shown, strict=True)], list("abc"))
     return PairDataset(rows, templates=["a {}", "the {}"])
 
 
@@ -88,8 +99,8 @@ def trainers(repositories: dict[str, Path], folder: Path) -> dict[Any, Any]:
         found[family, None] = trainer_gradients(repository, folder)
         found[family, 4] = trainer_gradients(repository, folder, mini_batch_size=4)
     repository = repositories["tiny ViT"]
-    for loss, settings in LOSSES.items():
-        found[loss] = trainer_gradients(repository, folder, loss=loss, train_dataset=labeled(), **settings)
+    for name, settings in LOSSES.items():
+        found[name] = trainer_gradients(repository, folder, train_dataset=labeled(name), **settings)
     found["stock"] = stock_gradients(repository, folder, 8)
     trainer = make_trainer(repository, folder, eval_dataset=PairDataset(drawn(21)), per_device_eval_batch_size=4)
     sizes = []
@@ -104,9 +115,9 @@ def trainers(repositories: dict[str, Path], folder: Path) -> dict[Any, Any]:
     return found
 
 
-def sharded(repositories: dict[str, Path]) -> dict[str, Any]:
-    """Take one step of SGD with sharded models, on this process of two."""
-    found = {}
+def sharded(repositories: dict[str, Path], folder: Path) -> dict[str, Any]:
+    """Take one step of SGD with sharded models, on this process of two; then ask the trainer to shard."""
+    found: dict[str, Any] = {}
     for family, repository in repositories.items():
         model = register_encoders(fully_shard(prepare_fsdp(training_model(repository)), reshard_after_forward=False))
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
@@ -117,6 +128,11 @@ def sharded(repositories: dict[str, Path]) -> dict[str, Any]:
         state_dict = {name: whole(tensor) for name, tensor in model.state_dict().items()}
         with torch.no_grad():
             found[family] = (state_dict, model.encode_image(batch["pixel_values"]))
+    os.environ["ACCELERATE_USE_FSDP"] = "true"  # as `accelerate launch --use_fsdp` sets it
+    try:
+        make_trainer(repositories["tiny ViT"], folder)
+    except ValueError as error:
+        found["refused"] = str(error)
     return found
 
 

@@ -9,7 +9,7 @@ from support.distributed import on_two_processes
 from support.pairs import distributed_gradients, gradients, pairs, training_model, worst_error
 
 from hf_clip.model.modeling_hf_clip_base import contrastive_logits, contrastive_loss
-from hf_clip.training.losses import class_loss, clip_loss, gather_with_grad, loss_floor, siglip_loss
+from hf_clip.training.losses import class_loss, clip_loss, gather_with_grad, loss_floor, multilabel_loss, siglip_loss
 
 pytestmark = pytest.mark.training
 CASES = [(False, None), (True, None), (True, 4)]
@@ -134,3 +134,18 @@ def test_the_sigmoid_loss_leaves_out_pairs_that_are_not_valid(embeds):
     valid = torch.tensor([True, True, False, True, True, False])
     expected = siglip_loss(*(rows[valid] for rows in embeds), SCALE)
     torch.testing.assert_close(siglip_loss(*embeds, SCALE, valid=valid), expected)
+
+
+def test_a_loss_over_several_classes_has_the_bias_of_a_converged_one():
+    """Its derivative by a bias that is added to all logits is zero; what is not valid does not count."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (20 + 5 * torch.randn(6, 4, generator=generator)).requires_grad_()
+    targets = (torch.rand(6, 4, generator=generator) > 0.7).float()
+    multilabel_loss(logits, targets).backward()
+    assert abs(logits.grad.sum()) < 1e-4
+    assert (logits.grad[targets == 1] < 0).all()
+    assert (logits.grad[targets == 0] > 0).all()
+    valid = torch.tensor([True] * 5 + [False])
+    torch.testing.assert_close(multilabel_loss(logits, targets, valid=valid), multilabel_loss(logits[:5], targets[:5]))
+    with pytest.raises(ValueError, match="no image of the batch is valid"):
+        multilabel_loss(logits, targets, valid=torch.zeros(6, dtype=torch.bool))

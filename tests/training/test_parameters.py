@@ -104,3 +104,12 @@ def test_lora_adapts_linear_layers_of_the_towers(model: HFCLIPModel, towers: str
     assert any("proj" in name and not name.endswith(("q_proj", "v_proj")) for name in found) is projections
     with pytest.raises(ValueError, match="there is no tower"):
         lora_target_modules(model, "vision")
+
+
+def test_lora_adapts_the_layers_that_are_named(model: HFCLIPModel):
+    pattern = lora_target_modules(model, layers=("k_proj", "fc1"))
+    found = {name.rpartition(".")[2] for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
+    assert found == {"k_proj", "fc1"}
+    for layers in ((), ("query",), ("q_proj", "")):
+        with pytest.raises(ValueError, match=r"there is no layer '\w*' to adapt: choose of q_proj, k_proj"):
+            lora_target_modules(model, layers=layers)

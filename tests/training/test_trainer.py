@@ -197,6 +197,13 @@ def test_other_losses_learn(repository: Path, tmp_path: Path, loss: str):
     assert loss == "siglip" or trainer.evaluate()["eval_same_acc1"] >= 0.75
 
 
+def test_a_list_of_rows_is_a_data_set_of_pairs(repository: Path, tmp_path: Path):
+    rows = [{"image": row["image"], "label": "ab"[place % 2]} for place, row in enumerate(drawn(8))]
+    trainer = make_trainer(repository, tmp_path, train_dataset=rows, eval_dataset=rows, loss="classes")
+    assert trainer.train().global_step == 2
+    assert "eval_acc1" in trainer.evaluate()
+
+
 def test_rare_classes_weigh_or_come_as_much_as_others(repository: Path, tmp_path: Path):
     rows = labels(16, "aaaaaaab")
     assert class_weights(rows.rows).tolist() == pytest.approx([16 / 28, 4])
