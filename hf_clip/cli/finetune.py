@@ -355,7 +355,7 @@ def upload(folder: Path, repository: str) -> str:
 
 @contextmanager
 def hiding_token(repository: str) -> Iterator[None]:
-    """Turn what the Hub refuses into CommandError, without the token that servers may repeat."""
+    """Turn a refusal of the Hub into CommandError, without the token that servers may repeat."""
     from huggingface_hub import get_token
 
     try:

@@ -49,8 +49,8 @@ def merge(
 ) -> None:
     """Average the weights of a model and its fine-tune (WiSE-FT), or merge an adapter into its model.
 
-    With --sweep the best by --eval is written, or with --watch by the mean of what is learned and what is kept. OUTPUT
-    gets sweep.json with all measures and, where matplotlib is installed, sweep.png.
+    With --sweep the best by --eval is written, or with --watch the best mean of both. OUTPUT gets sweep.json with all
+    measures and, where matplotlib is installed, sweep.png.
 
     Example: hf-clip merge clip-rn50 tuned --output merged --alpha 0.5
     """
@@ -117,7 +117,7 @@ def swept(
     evaluators: dict[str, Any],
     sets: dict[str, Any],
 ) -> dict[str, Any]:
-    """Measure the averages of two state dicts by evaluators, of which the first is for what was learned.
+    """Measure the averages of two state dicts by evaluators; the first one measures the new task.
 
     Returns:
         What sweep.json holds: the sizes of `sets`, the main metric of each by alpha, and the alpha that is best.
@@ -145,7 +145,7 @@ def swept(
 
 
 def balance(row: dict[str, float]) -> float:
-    """Return what decides in a sweep: the measure of what is learned, averaged with the mean of the others."""
+    """Return the figure that decides a sweep: the mean of the first measure and of the mean of the others."""
     learned, *kept = [value for name, value in row.items() if name != "alpha"]
     return (learned + sum(kept) / len(kept)) / 2 if kept else learned
 

@@ -32,10 +32,10 @@ def draw_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
 
 
 def draw_sweep(rows: Sequence[Mapping[str, float]], chosen: float, output: Path) -> None:
-    """Draw what averages of a model and its fine-tune learned and kept (figure 1 of WiSE-FT).
+    """Draw the measures of averages of a model and its fine-tune (figure 1 of WiSE-FT).
 
     Args:
-        rows: For each average its `alpha`, and measures by name: first what is learned, then what is kept.
+        rows: For each average its `alpha`, and measures by name: first that of the new task, then those to keep.
         chosen: The alpha that is marked.
         output: The file, in the format of its suffix.
     """

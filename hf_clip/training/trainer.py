@@ -149,7 +149,13 @@ class CLIPTrainer(Trainer):
         """Make a model by `model_init`, as hyperparameter search does for each trial, and freeze the rest."""
         model = super().call_model_init(trial)
         self._choose_parameters(model, self.args)
+        self._check_model(model)
         return model
+
+    def _check_model(self, model: nn.Module) -> None:
+        check_precision(model)
+        if self.args.mini_batch_size is not None:
+            check_no_live_batch_norm(model.train())
 
     @staticmethod
     def _checked_classes(data: Any, args: CLIPTrainingArguments) -> Tensor | None:
@@ -171,19 +177,18 @@ class CLIPTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; True resumes from the last complete checkpoint of the output folder."""
-        check_precision(self.model)
+        if self.model is not None:  # a search drops the model of each trial, and model_init makes the next one
+            self._check_model(self.model)
+            self._undo_evaluation()
         if self.train_dataset is None or len_of(self.train_dataset) == 0:
             raise DataError("the training set is empty: give at least two pairs")
         self._check_batches()
         if self.args.mini_batch_size is not None and self.compute_loss_func is not None:
             raise ValueError("mini_batch_size computes the loss of embeddings: leave out compute_loss_func")
-        if self.args.mini_batch_size is not None:
-            check_no_live_batch_norm(self.model.train())
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             check_same_run(resume_from_checkpoint, self.train_dataset, self.args)
-        self._undo_evaluation()
         with own_words(), self._closed_bars():
             output = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         self._tell_surprises()
