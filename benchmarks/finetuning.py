@@ -266,7 +266,7 @@ def accuracy(encoders: tuple[Encode, Encode], processor: Any, data: Data, places
 
 
 def renamed(data: Data) -> Data:
-    """Give the digits names that the model has embeddings of: adapters leave those of "0" to "9" at zero."""
+    """Name the digits by words that the model knows: embeddings of "0" to "9" are zero, and adapters leave them so."""
     pictures, targets, names, _ = data
     return pictures, targets, [" ".join(pair) for pair in SEEN[: len(names)]], PROMPT
 

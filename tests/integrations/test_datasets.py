@@ -1,11 +1,15 @@
-"""Data sets of `datasets`: `map` with our processors, and those saved and raw as training data."""
+"""Data sets of `datasets`: `map` with our processors, and those saved, of the Hub and raw as training data."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.data_sets import CLASSES, COLORS, picture
+from support.data_sets import CLASSES, COLORS, picture, png, write_parquet
+from support.local_hub import File, LocalHub, Repository
 from support.training import make_trainer
 
 from hf_clip import HFCLIPProcessor
@@ -62,6 +66,24 @@ def test_a_saved_data_set_is_read(table, tmp_path: Path):
     with pytest.raises(DataError, match="is a DatasetDict of train: give one of them"):
         read_rows(tmp_path / "splits")
     check(read_rows(tmp_path / "splits" / "train"))
+
+
+def test_a_data_set_of_the_hub_is_read(tmp_path: Path):
+    """In a process of its own: datasets knows the Hub's address from the time of its import."""
+    images = [(name, png(picture(COLORS[name], number))) for name in CLASSES for number in range(2)]
+    rows = [{"image": {"bytes": image, "path": None}, "label": name} for name, image in images]
+    content = write_parquet(tmp_path / "test.parquet", rows).read_bytes()
+    with LocalHub() as hub:
+        repository = hub.repositories.setdefault("somebody/colors", Repository(False))
+        repository.add("main", "first", {"data/test-00000-of-00001.parquet": File.of(content)})
+        code = (
+            "from hf_clip.data.read import read_rows\n"
+            "rows = read_rows('hf://datasets/somebody/colors@main:test')\n"
+            "print(rows.labels, [row.open().size for row in rows])\n"
+        )
+        environment = os.environ | hub.environment(tmp_path / "home")
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{CLASSES} {[(40, 30)] * 4}\n", done.stderr
 
 
 @pytest.mark.training

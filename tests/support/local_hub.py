@@ -18,7 +18,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants, hf_api
@@ -318,6 +318,13 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(404, f"{folder} does not exist on {revision!r}", "EntryNotFound")
         self.reply_json(entries)
 
+    def paths_info(self, body: bytes, repo: str, revision: str) -> None:
+        files = self.readable(repo).at(revision).files
+        asked = {path: files[path] for path in parse_qs(body.decode())["paths"] if path in files}
+        self.reply_json(
+            [{"type": "file", "path": path, "size": file.size, "oid": file.oid} for path, file in asked.items()]
+        )
+
     def resolve(self, body: bytes, repo: str, revision: str, path: str) -> None:
         commit = self.readable(repo).at(revision)
         file = commit.files.get(path)
@@ -394,5 +401,6 @@ ROUTES = [
     ("POST", "/api/collections", None, Handler.create_collection),
     ("GET", "/api/collections/(?P<slug>.+)", None, Handler.collection),
     ("POST", "/api/collections/(?P<slug>.+)/items", None, Handler.add_item),
+    ("POST", f"/api/(models|datasets)/{REPO}/paths-info/{REVISION}", None, Handler.paths_info),
     ("GET", f"(/datasets)?/{REPO}/resolve/{REVISION}/(?P<path>.+)", None, Handler.resolve),
 ]
