@@ -1,8 +1,8 @@
 const element = (id) => document.getElementById(id);
 const folder = new URLSearchParams(location.search).get("model") ?? "model";
 const END_OF_TEXT = 49407n;
-// in JPEG, PNG and WebP files: a name, in WebP its size, and the header of a TIFF, which has at least 8 bytes
-const EXIF = /(?:Exif\0\0|eXIf|EXIF[^]{4})(II\*\0|MM\0\*)(?=[^]{4})/g;
+// in JPEG files: a name and the header of a TIFF, which has at least 8 bytes
+const EXIF = /Exif\0\0(II\*\0|MM\0\*)(?=[^]{4})/g;
 const ORIENTATION = 0x0112;
 const say = (text) => (element("status").textContent = text);
 
@@ -45,8 +45,8 @@ async function pixels(file) {
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
 }
 
-// Browsers turn every image as its EXIF orientation says, and cannot leave that off. So the orientation is set to
-// upright in a copy; a PNG file's chunk is skipped then, for its checksum is wrong.
+// Browsers turn every image as its EXIF orientation says, and cannot leave that off. So the orientation of a JPEG is set
+// to upright in a copy.
 async function asStored(file) {
   const bytes = await file.arrayBuffer(), view = new DataView(bytes);
   const text = new TextDecoder("latin1").decode(bytes);

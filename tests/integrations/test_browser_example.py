@@ -64,11 +64,11 @@ def address(desk) -> Iterator[str]:
 
 
 def phone_photos(folder: Path) -> dict[str, Path]:
-    """Save a drawing stored on its side, with the orientation that turns it, in the formats that browsers turn."""
+    """Save a drawing stored on its side, with the orientation that turns it, as phones do."""
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 6
     photo = Image.open(EXAMPLES / "images" / "green-star.png").convert("RGB").transpose(Image.Transpose.ROTATE_90)
-    options = {"jpg": {"quality": 95, "subsampling": 0}, "png": {}, "webp": {"lossless": True}}
+    options = {"jpg": {"quality": 95, "subsampling": 0}}
     for suffix, chosen in options.items():
         photo.save(folder / f"phone.{suffix}", exif=exif, **chosen)
     return {suffix: folder / f"phone.{suffix}" for suffix in options}
