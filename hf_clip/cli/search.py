@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,16 +20,11 @@ from .sources import check_source
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from ..search.cutoff import Cutoff
     from ..search.duplicates import DuplicateGroup
     from ..search.index import ImageIndex
 
 WEIGHT = re.compile(r"(.+)\^(-?\d+(?:\.\d+)?)", re.DOTALL)
-
-
-class Cutoff(str, Enum):
-    """Ways to leave out images that do not fit the query."""
-
-    auto = "auto"
 
 
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="The directory that hf-clip index wrote.")]
@@ -51,8 +45,12 @@ def search(
         float, typer.Option(min=-1.0, max=1.0, help="The least cosine; a text that fits has about 0.2 to 0.35.")
     ] = -1.0,
     cutoff: Annotated[
-        Cutoff | None,
-        typer.Option(help="auto keeps the images that stand out from the others for this query, a heuristic."),
+        str | None,
+        typer.Option(
+            metavar="auto|NUMBER",
+            help="Keep the images that stand out from the others for this query, a heuristic; or the best ones among "
+            "which NUMBER are expected by chance.",
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -96,14 +94,13 @@ def search(
     from ..data.images import ImageRef
     from ..search.filters import parse_condition
 
+    most_by_chance = None if cutoff is None else parse_cutoff(cutoff)
     schemes = allow_scheme or ()
     conditions = [parse_condition(condition) for condition in where or ()]
     index = open_index(path, model, device, trust_remote_code, text_only=not image)
     images = [(ImageRef.of(each, None, schemes), weight) for each, weight in weighted(image)]
     query: dict[str, Any] = {"text": weighted(texts), "image": images, "minus": weighted(minus)}
-    hits = index.search(
-        **query, k=k, where=conditions, min_score=min_score, cutoff=None if cutoff is None else cutoff.value
-    )
+    hits = index.search(**query, k=k, where=conditions, min_score=min_score, cutoff=most_by_chance)
     for hit in hits:
         say(json.dumps(hit, default=str) if as_json else f"{hit['score']:.4f}  {hit['path']}")
     if cutoff is not None and hits:
@@ -195,6 +192,18 @@ def weighted(items: list[str] | None) -> list[tuple[str, float]]:
         found = WEIGHT.fullmatch(item)
         pairs.append((found[1], float(found[2])) if found else (item, 1.0))
     return pairs
+
+
+def parse_cutoff(cutoff: str) -> "Cutoff":
+    """Return "auto" or the number that a text is."""
+    from ..search.cutoff import check_cutoff
+
+    try:
+        parsed: Any = float(cutoff)
+    except ValueError:
+        parsed = cutoff
+    check_cutoff(parsed)
+    return parsed
 
 
 def title(texts: list[str] | None, images: list[str] | None, minus: list[str] | None) -> str:

@@ -7,14 +7,25 @@ share CHANCE would be there by chance (Benjamini and Hochberg, 1995).
 """
 
 import math
+from typing import Literal
 
 import numpy as np
+
+Cutoff = Literal["auto"] | float
 
 CHANCE = 0.1
 SAMPLED_ROWS = 20_000
 LEAST_ROWS = 20
 # the median of the absolute deviations of a normal distribution is this part of its standard deviation
 MAD_OF_NORMAL = 0.6745
+
+
+def check_cutoff(cutoff: Cutoff) -> None:
+    """Raise ValueError unless a cutoff is "auto" or a positive number."""
+    if cutoff != "auto" and not (isinstance(cutoff, int | float) and cutoff > 0):
+        raise ValueError(
+            f"cutoff is {cutoff!r}: choose auto, or the most images that may be found by chance, such as 3"
+        )
 
 
 def expected_by_chance(
@@ -51,11 +62,16 @@ def expected_by_chance(
     return len(numbers) * np.array([math.erfc(value / math.sqrt(2)) / 2 for value in standing])
 
 
-def stand_out(chance: np.ndarray) -> np.ndarray:
+def stand_out(chance: np.ndarray, cutoff: Cutoff = "auto") -> np.ndarray:
     """Return True for each image that stands out (K,), given the numbers expected by chance.
 
-    As many are kept, beginning with the least expected, as keep the share of chance among them at CHANCE.
+    Args:
+        chance: The numbers that `expected_by_chance` gives (K,).
+        cutoff: The most images that may be there by chance; with "auto" as many images are kept, beginning with the
+            least expected, as keep the share of chance among them at CHANCE.
     """
+    if cutoff != "auto":
+        return chance <= cutoff
     order = np.argsort(chance, kind="stable")
     fits = np.flatnonzero(chance[order] <= CHANCE * np.arange(1, len(chance) + 1))
     kept = np.zeros(len(chance), bool)
@@ -63,4 +79,4 @@ def stand_out(chance: np.ndarray) -> np.ndarray:
     return kept
 
 
-__all__ = ["CHANCE", "expected_by_chance", "stand_out"]
+__all__ = ["CHANCE", "Cutoff", "check_cutoff", "expected_by_chance", "stand_out"]

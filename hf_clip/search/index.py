@@ -22,7 +22,7 @@ from ..utils.files import new_directory
 from ..zero_shot.canonical_texts import CANONICAL_TEXTS
 from . import exact, graph
 from .codes import Codes, nearest_by_codes, write_codes
-from .cutoff import expected_by_chance, stand_out
+from .cutoff import Cutoff, check_cutoff, expected_by_chance, stand_out
 from .filters import Where, allowed_rows
 from .storage import (
     CODES_FILE,
@@ -190,7 +190,7 @@ class ImageIndex:
         k: int = 20,
         where: Where = None,
         min_score: float = -1.0,
-        cutoff: Literal["auto"] | None = None,
+        cutoff: Cutoff | None = None,
         bank: Sequence[str] = CANONICAL_TEXTS,
     ) -> list[dict[str, Any]]:
         """Find the images most similar to a text, an image, or a sum of several.
@@ -203,8 +203,8 @@ class ImageIndex:
             where: Conditions on columns, such as [("year", ">=", 2020)], see `hf_clip.search.filters`.
             min_score: Leave out images with a lower score. Cosines of texts with images are low, about 0.2 to 0.35
                 for a match.
-            cutoff: "auto" keeps the images that stand out from the collection for this query, a heuristic that
-                `hf_clip.search.cutoff` describes.
+            cutoff: "auto" keeps the images that stand out from the collection for this query, a number the best ones
+                among which so many are expected by chance; a heuristic that `hf_clip.search.cutoff` describes.
             bank: Texts that fit anywhere, or everything else that the images show; used by `cutoff`.
 
         Returns:
@@ -212,19 +212,19 @@ class ImageIndex:
             `chance`, the number of images that would score as high by chance.
 
         Raises:
-            ValueError: The query is empty, a column is unknown, or `cutoff` has too few images.
+            ValueError: The query is empty, a column or the `cutoff` is unknown, or `cutoff` has too few images.
         """
-        if cutoff not in (None, "auto"):
-            raise ValueError(f"cutoff is {cutoff!r}: choose auto, or None")
+        if cutoff is not None:
+            check_cutoff(cutoff)
         query = self.embed_query(text, image, minus)
         hits = self._nearest_hits(query, k, where)
-        if cutoff == "auto":
+        if cutoff is not None:
             allowed = allowed_rows(self.columns, where) if where else None
             texts = self._embed_texts(list(bank))
             chance = expected_by_chance(self.rows, query, texts, _rows_of(hits), allowed)
             hits = [
                 {**hit, "chance": float(number)}
-                for hit, number, kept in zip(hits, chance, stand_out(chance), strict=True)
+                for hit, number, kept in zip(hits, chance, stand_out(chance, cutoff), strict=True)
                 if kept
             ]
         return self._with_columns(hits, min_score)

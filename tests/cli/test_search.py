@@ -128,6 +128,12 @@ def test_scores_below_the_least_are_left_out(index, capsys):
     assert [json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()] == scores[:3]
 
 
+def test_a_cutoff_is_refused_before_a_model_is_loaded(index, capsys):
+    for wrong in ("best", "-1"):
+        assert run("search", index, "x", "--cutoff", wrong) == 1
+        assert "choose auto, or the most images that may be found by chance" in capsys.readouterr().err
+
+
 def test_an_hnsw_index_tells_its_recall(index, tmp_path, capsys):
     pytest.importorskip("usearch")
     (tmp_path / "queries.txt").write_text("a cat\na dog\n")

@@ -1,5 +1,6 @@
 """Embedding on a cluster of two Ray nodes on loopback equals embedding on one machine, whatever dies."""
 
+import json
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.commands import run
+from support.embeddings import kept_rows
 from support.originals import FAMILIES
 from support.photos import draw, load
 
@@ -97,6 +99,20 @@ def test_two_nodes_give_what_one_machine_gives_and_a_killed_worker_loses_nothing
     before = set((tmp_path / "two").iterdir())
     assert embed(model, many, tmp_path / "two", "--engine", "ray", "--address", "nowhere:1") == 0
     assert set((tmp_path / "two").iterdir()) == before  # nothing to do, and so no cluster to ask
+
+
+def test_a_filter_on_the_cluster_keeps_what_it_keeps_here(cluster, many, repositories, tmp_path, monkeypatch, capsys):
+    rows = [{"image": str(path), "text": f"photo {path.stem}"} for path in sorted(many.glob("0[0-4]*.png"))]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["filter", tmp_path / "pairs.jsonl", "--top", 0.3, "--model", repositories[FAMILIES[0]]]
+    arguments += ["--allow-scheme", "file"]
+    assert run(*arguments, "--output", tmp_path / "here") == 0
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    capsys.readouterr()
+    assert run(*arguments, "--output", tmp_path / "ray", "--engine", "ray") == 0
+    assert f"16 of {len(rows)} pairs have a CLIP score" in capsys.readouterr().out
+    here, there = kept_rows(tmp_path / "here"), kept_rows(tmp_path / "ray")
+    assert here == there
 
 
 def test_the_callables_run_in_ray_data(cluster, many, repositories):

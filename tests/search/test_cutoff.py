@@ -37,6 +37,7 @@ def test_the_expected_number_is_that_of_a_normal_tail():
 
 def test_the_share_of_chance_is_kept():
     assert stand_out(np.array([5.0, 0.01, 0.15, 3.0])).tolist() == [False, True, True, False]
+    assert stand_out(np.array([5.0, 0.01, 0.15, 3.0]), 3).tolist() == [False, True, True, True]
     # the third of three may have CHANCE times three
     assert stand_out(np.array([0.29, 0.28, 0.05])).all()
     assert CHANCE == 0.1

@@ -227,5 +227,12 @@ def test_cutoff_auto_keeps_images_that_stand_out(clip, tmp_path):
     assert all(0 <= hit["chance"] <= 0.1 * len(kept) for hit in kept)
     with pytest.raises(ValueError, match="3 images are too few to tell which stand out"):
         index.search(TEXTS[0], cutoff="auto", where=[("path", "in", ["00.png", "01.png", "02.png"])])
-    with pytest.raises(ValueError, match="cutoff is 'best': choose auto, or None"):
-        index.search(TEXTS[0], cutoff="best")
+    for most in (0.5, 5):
+        best = index.search(TEXTS[0], k=50, cutoff=most)
+        scores = [hit["score"] for hit in best]
+        assert scores == sorted(scores, reverse=True)
+        assert all(hit["chance"] <= most for hit in best)
+    assert 0 < len(best) < 50
+    for wrong in ("best", 0, float("nan")):
+        with pytest.raises(ValueError, match=f"cutoff is {wrong!r}: choose auto, or the most images"):
+            index.search(TEXTS[0], cutoff=wrong)
