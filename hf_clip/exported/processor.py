@@ -24,6 +24,7 @@ from ..model.pixels_hf_clip import (
     OPENAI_STD,
     check_not_empty,
     check_resized,
+    check_scales,
     parallel_map,
     short_side_size,
     transform_image,
@@ -273,12 +274,7 @@ def _check_settings(settings: Mapping[str, Any], size: Any, crop: Any) -> None:
             raise ValueError(f"its sides are {sides}")
     if settings.get("resample", Image.Resampling.BICUBIC) not in [*Image.Resampling]:
         raise ValueError(f"its resample is {settings['resample']!r:.60}")
-    check_fields({"rescale_factor": 1, **settings}, {"rescale_factor": int | float})
-    for name, default in (("image_mean", OPENAI_MEAN), ("image_std", OPENAI_STD)):
-        value = settings.get(name, default)
-        check_fields({name: [*value] if isinstance(value, tuple | list) else [value]}, {name: [int | float]})
-    if not settings.get("rescale_factor", 1) or 0 in np.ravel(settings.get("image_std", OPENAI_STD)):
-        raise ValueError("it divides by 0")
+    check_scales(settings)
 
 
 def _limit(config: Mapping[str, Any]) -> int:

@@ -38,6 +38,7 @@ from .pixels_hf_clip import (
     OPENAI_STD,
     check_not_empty,
     check_resized,
+    check_scales,
     parallel_map,
     short_side_size,
     transform_image,
@@ -190,6 +191,7 @@ class HFCLIPImageProcessorMixin:
         return files
 
     def _prepare_image_like_inputs(self, images: ImageInput, *args, expected_ndims: int = 3, **kwargs) -> list[Any]:
+        check_scales({name: value for name, value in kwargs.items() if value is not None})
         sources = list(_flatten(images))
         if not sources:
             raise ValueError("images is empty: give at least one image")

@@ -3,9 +3,10 @@
 This module needs no torch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -84,6 +85,20 @@ def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def check_scales(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError unless pixel values stay finite by the settings, of which some may be missing."""
+    for name in ("rescale_factor", "image_mean", "image_std"):
+        if name not in settings:
+            continue
+        numbers = np.asarray(settings[name])
+        with np.errstate(all="ignore"):
+            valid = numbers.dtype.kind in "iuf" and np.isfinite(numbers.astype(np.float32)).all()
+            if valid and name != "image_mean":  # divided by
+                valid = np.isfinite(1 / numbers.astype(np.float32)).all()
+        if not valid:
+            raise ValueError(f"{name} is {settings[name]!r:.60}: give numbers by which pixel values stay finite")
+
+
 def write_values(
     values: np.ndarray,
     levels: np.ndarray,
@@ -126,6 +141,7 @@ __all__ = [
     "center_crop",
     "check_not_empty",
     "check_resized",
+    "check_scales",
     "parallel_map",
     "short_side_size",
     "transform_image",

@@ -429,6 +429,15 @@ def test_the_inexact_backend_says_so_once(tmp_path):
         ({"crop_size": {"shortest_edge": 9}}, "crop_size needs 'height' and 'width'"),
         ({"image_mean": [0.5] * 2}, "image_mean and image_std have 2 and 3 values for 3 channels"),
         ({"do_center_crop": False}, "images of several sizes make no tensor"),
+        *(
+            ({name: value}, f"{name} is .*: give numbers by which pixel values stay finite")
+            for name, values in {
+                "rescale_factor": (float("nan"), 0.0, 1e-320, 1e308),
+                "image_mean": (float("inf"), [0.0, float("nan"), 0.0]),
+                "image_std": (0.0, [1.0, 0.0, 1.0], 1e-45),
+            }.items()
+            for value in values
+        ),
     ],
 )
 def test_refuses_settings_that_do_not_fit(settings, message, photo):
