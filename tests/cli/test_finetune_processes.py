@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -82,3 +83,29 @@ def test_the_command_of_the_page_trains_on_two_processes(desk: Path):
     report = json.loads(Path("tuned-2/training.json").read_text())
     assert report["settings"]["batch_size"] == 4
     assert Path("tuned-2/model.safetensors").is_file()
+
+
+def test_a_killed_worker_ends_the_run_and_another_number_of_processes_goes_on(whole: dict[str, torch.Tensor]):
+    """As many pairs make a step on two processes as on one: only sums are rounded in another order."""
+    command = finetune("killed")
+    size = command.index("--batch-size") + 1
+    halves = [*command[:size], "2", *command[size + 1 :]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    started = subprocess.Popen(
+        [*torchrun, *halves[1:]], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 600
+    while not Path("killed/checkpoint-6/trainer_state.json").exists():
+        assert started.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    workers = [child for child in psutil.Process(started.pid).children() if "finetune" in child.cmdline()]
+    assert len(workers) == 2
+    workers[-1].kill()
+    assert started.wait(timeout=600) != 0
+    assert not Path("killed/model.safetensors").exists()
+    subprocess.run([*command, "--resume"], env=ENVIRONMENT, check=True, capture_output=True)
+    found, base = load_file("killed/model.safetensors"), load_file("clip-vit-base-patch32/model.safetensors")
+    moved = sum((tensor - base[name]).double().square().sum() for name, tensor in whole.items())
+    apart = sum((tensor - found[name]).double().square().sum() for name, tensor in whole.items())
+    assert apart < 1e-4 * moved
