@@ -105,7 +105,8 @@ def serve(
     if index is not None:
         from ..search.storage import read_index_settings
 
-        read_index_settings(index)  # before a model is loaded
+        if read_index_settings(index).get("decode") == "draft":  # read before a model is loaded
+            say(f"{index} was made with --decode draft: images of requests are decoded in full", err=True)
     saved = saved_classifier(labels or "")
     if saved is not None and templates:
         raise CommandError(f"{saved} has its own templates: leave --templates off")

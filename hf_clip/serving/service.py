@@ -139,6 +139,8 @@ class ClipService:
             self.default_classes = self.served.embed_labels(self.settings.labels, self.templates)
         classifier = self.settings.classifier
         self.saved_head = None if classifier is None else self.served.load_head(classifier)
+        if self.saved_head is not None:
+            self.saved_head.check_exif(self.settings.exif)
         if self.settings.index is not None:
             from ..search.index import ImageIndex
 

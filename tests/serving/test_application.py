@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -244,6 +245,18 @@ def test_a_saved_classifier_has_its_own_templates_and_mode(clip, tmp_path):
             assert_refused(refused, 422, f"{next(iter(options))}: the server's classifier has its own")
         answer = post(client, "/classify", body | {"labels": ["red", "blue"], "mode": "any"}).json()
     assert {each["label"] for each in answer} == {"red", "blue", "none of these"}
+
+
+def test_a_classifier_of_images_that_were_read_in_another_way_is_refused(clip, tmp_path):
+    classifier = hf_clip.ZeroShotClassifier(clip.model, clip.processor, ["a", "b"])
+    classifier.head = replace(classifier.head, exif="apply")
+    classifier.save(tmp_path / "saved.safetensors")
+    saved = str(tmp_path / "saved.safetensors")
+    problem = "learned from images read with exif apply, not ignore"
+    with pytest.raises(ValueError, match=problem), TestClient(app_of(clip, classifier=saved)):
+        pass
+    with TestClient(app_of(clip, classifier=saved, exif="apply")) as client:
+        assert post(client, "/classify", {"image": encoded(image_file())}).status_code == 200
 
 
 def test_score_compares_each_with_each(client, clip):
