@@ -57,7 +57,9 @@ def places(repositories, archives, tmp_path_factory) -> Path:
         (root / file).parent.mkdir()
         (root / file).write_text("{}")
     (root / "exported").mkdir()
-    Manifest("onnx", "plain", {}, "", "", 4.6, "clip-rn50", {}).write(root / "exported")
+    towers = {"vision_config": {"image_size": 224}, "text_config": {"max_position_embeddings": 77}}
+    config = {**towers, "projection_dim": 1024}
+    Manifest("onnx", "plain", {}, "", "", 4.6, "clip-rn50", config).write(root / "exported")
     return root
 
 

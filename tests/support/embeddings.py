@@ -27,7 +27,7 @@ def write_parts(
 ) -> Path:
     """Write embeddings as `hf-clip embed` does into a directory; a row of NaN is an image that failed."""
     settings: dict[str, Any] = {"model": "m", "dtype": "float32", "normalize": normalized, "dim": images.shape[1]}
-    settings |= {"probe": images[0].tolist(), "row_dtype": str(images.dtype), "text_column": None}
+    settings |= {"probe": np.nan_to_num(images[0]).tolist(), "row_dtype": str(images.dtype), "text_column": None}
     names = [f"{number:06}.png" for number in range(len(images))]
     batch = {"key": names, "path": names, "version": ["1"] * len(names), "embedding": images}
     batch["error"] = ["no image" if row else None for row in np.isnan(images).any(1)]
