@@ -30,7 +30,7 @@ SIZE_LIMITS = {
     "hidden_size": (1, 10**6),
     "intermediate_size": (1, 10**6),
     "projection_dim": (1, 10**6),
-    "num_hidden_layers": (0, 1000),
+    "num_hidden_layers": (0, 500),
     "num_attention_heads": (1, 10**5),
     "max_position_embeddings": (1, 10**6),
     "num_channels": (1, 10**4),

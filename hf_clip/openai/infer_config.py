@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..model.configuration_hf_clip import (
+    SIZE_LIMITS,
     VOCAB_SIZE,
     HFCLIPConfig,
     HFCLIPResNetConfig,
@@ -13,7 +14,7 @@ from .errors import CheckpointError
 from .variants import OPENAI, Variant
 
 HEAD_DIM = 64
-MAX_LAYERS = 500
+MAX_LAYERS = SIZE_LIMITS["num_hidden_layers"][1]
 
 
 class NotCLIPError(CheckpointError):

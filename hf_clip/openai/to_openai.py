@@ -16,7 +16,6 @@ from ..utils.text import first_line
 from .checkpoints import with_own_storage, write_state_dict
 from .comfyui import comfyui_tensors
 from .errors import CheckpointError, check_converted
-from .infer_config import MAX_LAYERS
 from .key_mapping import to_original
 from .open_clip_folder import open_clip_config
 from .pixels import OPENAI_PIXELS, Pixels, folder_pixels
@@ -153,9 +152,6 @@ def read_config(directory: Path) -> HFCLIPConfig:
     except Exception as error:  # each check of transformers has an exception of its own
         raise CheckpointError(f"{file} does not describe a CLIP ({first_line(error)}): convert again") from error
     towers = (config.text_config, config.vision_config)
-    layers = max(getattr(tower, "num_hidden_layers", 0) for tower in towers)
-    if layers > MAX_LAYERS:
-        raise CheckpointError(f"{file} describes {layers:,} layers: no CLIP has over {MAX_LAYERS}")
     unknown = {getattr(tower, "hidden_act", "gelu") for tower in towers} - ACT2FN.keys()
     if unknown:
         raise CheckpointError(f"{file} names an unknown activation, {unknown.pop()!r}: convert again")
