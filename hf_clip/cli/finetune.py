@@ -226,8 +226,8 @@ def finetune(
         raise CommandError(f"--lora-{next(iter(adapter))} is for --train lora: give both, or neither")
     if patience is not None and not eval_data:
         raise CommandError("--patience needs --eval, whose best result it waits for")
-    if push_to_hub is not None and int(os.environ.get("RANK", "0")) == 0:
-        new_repository(push_to_hub)  # what is refused is better known before the training
+    # what the Hub refuses is better known before the training
+    repository = None if push_to_hub is None or int(os.environ.get("RANK", "0")) else new_repository(push_to_hub)
     from ..data.read import read_rows
     from ..training.datasets import PairDataset
 
@@ -331,8 +331,9 @@ def finetune(
         left = f"add --resume to go on from {kept[-1]}" if kept else "there is no checkpoint yet, start again"
         say(f"stopped: {left}", err=True)
         raise typer.Exit(STOPPED) from None
-    if push_to_hub is not None and trainer.is_world_process_zero():
-        say(f"uploaded: {upload(output, push_to_hub)}")
+    if repository is not None:
+        upload(output, repository)
+        say(f"uploaded: {repository}")
 
 
 def new_repository(name: str) -> Any:
@@ -343,14 +344,13 @@ def new_repository(name: str) -> Any:
         return HfApi().create_repo(name, exist_ok=True)
 
 
-def upload(folder: Path, repository: str) -> str:
-    """Upload the files of a folder, checkpoints left out, to a repository of the Hub, and return its address."""
+def upload(folder: Path, repository: Any) -> None:
+    """Upload the files of a folder, checkpoints left out, to a `new_repository`."""
     from huggingface_hub import HfApi
 
-    url = new_repository(repository)
-    with hiding_token(repository):
-        HfApi().upload_folder(folder_path=folder, repo_id=url.repo_id, ignore_patterns=["checkpoint-*/**", "runs/**"])
-    return str(url)
+    name, left_out = repository.repo_id, ["checkpoint-*/**", "runs/**"]
+    with hiding_token(name):
+        HfApi().upload_folder(folder_path=folder, repo_id=name, ignore_patterns=left_out)
 
 
 @contextmanager

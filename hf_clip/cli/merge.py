@@ -125,8 +125,9 @@ def swept(
     from ..evaluation.results import size_of_rows
     from ..training.interpolation import interpolated
 
-    for name, rows in sets.items():
-        say(f"{name}: {size_of_rows(rows)}")
+    sizes = {name: size_of_rows(rows) for name, rows in sets.items()}
+    for name, size in sizes.items():
+        say(f"{name}: {size}")
     measured: list[dict[str, float]] = []
     for share in shares:
         model.load_state_dict(interpolated(*ends, share))
@@ -136,12 +137,7 @@ def swept(
             f"{name if len(found) > 1 else ''} {metric} {value:.4f}".strip() for name, (metric, value) in found.items()
         )
         say(f"alpha {share:g}: {measures}")
-    best = max(measured, key=balance)
-    return {
-        "data": {name: size_of_rows(rows) for name, rows in sets.items()},
-        "sweep": measured,
-        "chosen": best["alpha"],
-    }
+    return {"data": sizes, "sweep": measured, "chosen": max(measured, key=balance)["alpha"]}
 
 
 def balance(row: dict[str, float]) -> float:

@@ -109,12 +109,14 @@ def _from_hub(address: str, columns: Columns) -> Rows:
 def _captioned(folder: Path, columns: Columns) -> Rows | None:
     """Read images with a file of captions beside each, one a line; return None where no image has one."""
     files = files_below(folder)
+    captions = {path for path in files if path.endswith(".txt")}
+    if not captions:  # class folders, of maybe a million images
+        return None
     images = [path for path in files if is_image_file(os.path.basename(path))]
     texts = {image: f"{os.path.splitext(image)[0]}.txt" for image in images}
-    captions = set(texts.values()) & set(files)
-    lacking = [image for image, text in texts.items() if text not in captions]
-    if not captions:
+    if captions.isdisjoint(texts.values()):
         return None
+    lacking = [image for image, text in texts.items() if text not in captions]
     splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.lower() in SPLITS)
     if len(splits) > 1:
         raise DataError(f"{folder} holds splits ({listing(splits, 4)}): give one of them")

@@ -291,8 +291,9 @@ def iter_parts(place: Place, rows: int = PART_CHUNK, embedding: str = "embedding
     sizes: dict[str, int] = {}
     for part in part_places(place):
         with part.fs.open(part.path, "rb") as file:
-            check_part(part, pq.read_schema(file), ["key", "path", embedding], sizes)
-            for batch in pq.ParquetFile(file).iter_batches(rows):
+            table_file = pq.ParquetFile(file)
+            check_part(part, table_file.schema_arrow, ["key", "path", embedding], sizes)
+            for batch in table_file.iter_batches(rows):
                 keys = batch.column("key").to_pylist()
                 fresh = np.array([key not in seen and not seen.add(key) for key in keys])  # type: ignore[func-returns-value]
                 table = pa.table(batch)

@@ -109,10 +109,8 @@ def _multilabel(
     check_model(model)
     class_embeds = embed_classes(model, processor, names, templates)
     rows, embeds = embed_rows(model, processor, rows, strict, batch_size=batch_size, exif=exif, **options)
-    scores, targets = (
-        torch.cat(list(score(model, embeds, class_embeds, batch_size))),
-        torch.from_numpy(rows.multi_hot()),
-    )
+    scores = torch.cat(list(score(model, embeds, class_embeds, batch_size)))
+    targets = torch.from_numpy(rows.multi_hot())
     shown = [place for place in range(len(names)) if targets[:, place].any()]
     if not shown:
         raise DataError(f"no image of {rows.name} shows a class: give labels, or other images")
